@@ -1,0 +1,124 @@
+"""Memory: how much there is (Budget), how much a function takes (Need), and text for both. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from gpublocks.errors import ArgumentTypeError, PlanError
+
+__all__ = ["Budget", "Need", "format_bytes", "parse_bytes"]
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{p + "b": 1000**n for n, p in enumerate("kmgt", start=1)},
+    **{p + "ib": 1024**n for n, p in enumerate("kmgt", start=1)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a function takes beyond its input arrays.
+
+    Parameters
+    ----------
+    per_voxel : float
+        Bytes per voxel that is read, results included, inputs not.
+    fixed : int
+        Bytes that do not depend on the block.
+    origin : str
+        Where the number comes from: ``'filter'``, ``'default'`` or ``'measured'``.
+    """
+
+    per_voxel: float
+    fixed: int = 0
+    origin: Literal["filter", "default", "measured"] = "default"
+
+    @classmethod
+    def default(cls, itemsize: int) -> "Need":
+        """Return the stated default: four arrays of the input's type, 8 bytes a voxel at least.
+
+        A separable SciPy filter holds its result and one or two temporaries of the input's type
+        (scipy.ndimage), a scikit-image function often a float64 copy and its result.
+        """
+        return cls(per_voxel=4.0 * max(itemsize, 8))
+
+    def of(self, voxels: int) -> int:
+        """Return the bytes needed for a block of so many voxels."""
+        return int(self.per_voxel * voxels) + self.fixed
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may use, as told to the planner.
+
+    Parameters
+    ----------
+    host_bytes : int
+        Bytes of host memory that may be in flight, over all workers.
+    workers : int
+        Cells in flight at once.
+    cache_bytes : int
+        Cache that one worker has for itself (level 2).
+    reason : str
+        What sets `host_bytes`: ``'memory=8GB'``, ``'cgroup limit'``, ``'available memory'``.
+    """
+
+    host_bytes: int
+    workers: int
+    cache_bytes: int = 1 << 20
+    reason: str = "available memory"
+
+
+def parse_bytes(value: int | str) -> int:
+    """Return a number of bytes from a number or a text such as ``'8GB'`` or ``'512 MiB'``.
+
+    Decimal units (kB, MB, GB, TB) are powers of 1000, binary ones (KiB, MiB, GiB, TiB) of 1024.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If the value is neither a number nor a text.
+    PlanError
+        If it cannot be understood, or is not positive.
+
+    Examples
+    --------
+    >>> parse_bytes("1.5 GB")
+    1500000000
+    >>> parse_bytes("2GiB")
+    2147483648
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ArgumentTypeError(
+            f"memory is {value!r} ({type(value).__name__}); give bytes or a text such as '8GB'"
+        )
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", value)
+        if match is None or match[2].lower() not in _UNITS:
+            raise PlanError(f"memory is {value!r}; give a number with a unit, such as '8GB'")
+        count = float(match[1]) * _UNITS[match[2].lower()]
+    else:
+        count = value
+    if not 1 <= count < 2**63:
+        raise PlanError(f"memory is {value!r}; it must be at least one byte and below 8 EiB")
+    return int(count)
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes as text with a decimal unit.
+
+    Examples
+    --------
+    >>> format_bytes(1536)
+    '1.5 kB'
+    >>> format_bytes(512)
+    '512 B'
+    """
+    if count < 1000:
+        return f"{int(count)} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+    return f"{count / 1000:.4g} TB"

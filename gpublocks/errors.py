@@ -1,0 +1,86 @@
+"""Every error that gpublocks raises on purpose. Pure.
+
+Each one also derives from the builtin that a stranger would catch::
+
+    GpublocksError
+    ├── PlanError (ValueError)               sizes, overlaps, axes that cannot be split
+    │   └── BudgetError (MemoryError)        a memory limit that cannot be kept
+    ├── ArgumentTypeError (TypeError)        a value of the wrong kind
+    ├── SourceError (OSError, ValueError)    something that cannot be read
+    ├── SinkError (OSError, ValueError)      something that cannot be written
+    ├── DeviceError (RuntimeError)           a device that is missing or unusable
+    ├── BlockError (RuntimeError)            one block failed
+    │   └── WorkerDiedError                  ... and took its worker process along
+    └── RunCancelledError (CancelledError)   somebody cancelled the run
+"""
+
+from concurrent.futures import CancelledError
+
+__all__ = [
+    "ArgumentTypeError",
+    "BlockError",
+    "BudgetError",
+    "DeviceError",
+    "GpublocksError",
+    "PlanError",
+    "RunCancelledError",
+    "SinkError",
+    "SourceError",
+    "WorkerDiedError",
+]
+
+
+class GpublocksError(Exception):
+    """Base of all errors raised on purpose by gpublocks."""
+
+
+class PlanError(GpublocksError, ValueError):
+    """The volume cannot be split or processed as asked."""
+
+
+class BudgetError(PlanError, MemoryError):
+    """A memory limit cannot be kept."""
+
+
+class ArgumentTypeError(GpublocksError, TypeError):
+    """An argument is of the wrong kind."""
+
+
+class SourceError(GpublocksError, OSError, ValueError):
+    """A source cannot be opened or read."""
+
+
+class SinkError(GpublocksError, OSError, ValueError):
+    """A sink cannot be created or written."""
+
+
+class DeviceError(GpublocksError, RuntimeError):
+    """A device was asked for that is missing or unusable."""
+
+
+class BlockError(GpublocksError, RuntimeError):
+    """One block failed.
+
+    Attributes
+    ----------
+    block : int or None
+        Number of the block in the order of the grid.
+    stage : str or None
+        ``'load'``, ``'compute'`` or ``'store'``.
+    """
+
+    def __init__(self, message: str, block: int | None = None, stage: str | None = None) -> None:
+        super().__init__(message)
+        self.block = block
+        self.stage = stage
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.args[0], self.block, self.stage)
+
+
+class WorkerDiedError(BlockError):
+    """A block killed the worker process that computed it, on every try."""
+
+
+class RunCancelledError(GpublocksError, CancelledError):
+    """The run was cancelled before it was complete."""

@@ -1,0 +1,93 @@
+"""The cells of a split volume: a lazy sequence, every range by closed form. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import overload
+
+from gpublocks.geometry import Cell
+from gpublocks.splitting import AxisSplit
+
+__all__ = ["Grid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid(Sequence[Cell]):
+    """All cells of a volume, in C order of the grid.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the (first) source.
+    axes : tuple of int
+        The split axes, ascending.
+    splits : tuple of AxisSplit
+        How each of them is split.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    splits: tuple[AxisSplit, ...]
+    counts: tuple[int, ...] = field(init=False)
+    """Number of blocks along each axis of the array, ones where it is not split."""
+
+    def __post_init__(self) -> None:
+        counts = [1] * len(self.shape)
+        for axis, split in zip(self.axes, self.splits, strict=True):
+            counts[axis] = split.count
+        object.__setattr__(self, "counts", tuple(counts))
+
+    def __len__(self) -> int:
+        return prod(self.counts)
+
+    @overload
+    def __getitem__(self, number: int) -> Cell: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Cell]: ...
+    def __getitem__(self, number: int | slice) -> Cell | Sequence[Cell]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        number = range(len(self))[number]
+        index = [0] * len(self.shape)
+        rest = number
+        for axis in reversed(range(len(index))):
+            rest, index[axis] = divmod(rest, self.counts[axis])
+        return self._cell(number, tuple(index))
+
+    def __iter__(self) -> Iterator[Cell]:
+        for number, index in enumerate(product(*map(range, self.counts))):
+            yield self._cell(number, index)
+
+    def number(self, index: Sequence[int]) -> int:
+        """Return the number of the cell at a position of the grid."""
+        number = 0
+        for position, count in zip(index, self.counts, strict=True):
+            number = number * count + position
+        return number
+
+    def _cell(self, number: int, index: tuple[int, ...]) -> Cell:
+        pairs = [(split, index[axis]) for axis, split in zip(self.axes, self.splits, strict=True)]
+        return Cell(
+            number,
+            index,
+            self.axes,
+            tuple([split.block(k) for split, k in pairs]),
+            tuple([split.valid(k) for split, k in pairs]),
+        )
+
+    @property
+    def largest(self) -> tuple[int, ...]:
+        """Shape of the largest block."""
+        shape = list(self.shape)
+        for axis, split in zip(self.axes, self.splits, strict=True):
+            shape[axis] = split.largest
+        return tuple(shape)
+
+    @property
+    def read_voxels(self) -> int:
+        """Voxels that all blocks together read from the (first) source."""
+        lengths = list(self.shape)
+        for axis, split in zip(self.axes, self.splits, strict=True):
+            lengths[axis] = split.read
+        return prod(lengths)
