@@ -1,0 +1,1 @@
+"""Where the stream executor computes: one module a device."""

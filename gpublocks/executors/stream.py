@@ -1,0 +1,143 @@
+"""Cells streamed through the lanes of one or more devices by threads. Touches threads."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from gpublocks.contracts import CellFailed, CellStarted, Device, Event
+from gpublocks.geometry import Cell
+from gpublocks.job import Job, execute
+from gpublocks.running import EventRun
+
+__all__ = ["Concurrency", "StreamExecutor", "Threads"]
+
+
+class Concurrency(Protocol):
+    """What the engine takes from the threading library, so that a test can drive it."""
+
+    def start(self, target: Callable[[], None], name: str) -> Any:
+        """Start a thread, to be waited for with its ``join()``."""
+
+    def queue(self, maxsize: int) -> Any:
+        """Return a bounded queue with ``put`` and ``get``."""
+
+    def lock(self) -> Any:
+        """Return a lock, used as a context manager."""
+
+
+class Threads:
+    """Threads of the standard library."""
+
+    def start(self, target: Callable[[], None], name: str) -> threading.Thread:
+        """Start a thread that does not keep the interpreter alive."""
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def queue(self, maxsize: int) -> "queue.Queue[Any]":
+        """Return a bounded queue."""
+        return queue.Queue(maxsize)
+
+    def lock(self) -> threading.Lock:
+        """Return a lock."""
+        return threading.Lock()
+
+
+class StreamExecutor:
+    """One queue of cells for the lanes of all devices.
+
+    A lane takes the next cell when it is free, so that fast and slow devices keep each other
+    busy. Events go through a bounded queue: a slow consumer holds the lanes back, and the memory
+    in flight is that of one block for each lane, for ten cells or ten million.
+
+    Parameters
+    ----------
+    devices : sequence of Device
+    name : str
+        Name of the executor in messages.
+    concurrency : Concurrency
+        Threads, queues and locks.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        name: str = "threads",
+        concurrency: Concurrency | None = None,
+    ) -> None:
+        self.name = name
+        self.devices = tuple(devices)
+        self._concurrency = concurrency or Threads()
+
+    @property
+    def workers(self) -> int:
+        """Cells in flight at once."""
+        return sum(device.lanes for device in self.devices)
+
+    def run(self, job: Job, cells: Iterable[Cell]) -> EventRun:
+        """Begin to process cells."""
+        return EventRun(partial(self._drive, job, cells))
+
+    def _drive(self, job: Job, cells: Iterable[Cell], run: EventRun) -> Generator[Event, None, None]:
+        feed = _Feed(cells, run, self._concurrency.lock())
+        events = self._concurrency.queue(2 * self.workers)
+        lanes = [(d, f"{d.name}:{n}") for d in self.devices for n in range(d.lanes)]
+        threads = [
+            self._concurrency.start(partial(_lane, job, feed, events.put, device, name), name)
+            for device, name in lanes
+        ]
+        running = len(threads)
+        try:
+            while running:
+                event = events.get()
+                if event is None:
+                    running -= 1
+                elif isinstance(event, BaseException):
+                    raise event
+                else:
+                    yield event
+        finally:
+            feed.stop()
+            while running:
+                running -= events.get() is None
+            for thread in threads:
+                thread.join()
+
+
+class _Feed:
+    """Hands out cells, one at a time, to many threads."""
+
+    def __init__(self, cells: Iterable[Cell], run: EventRun, lock: Any) -> None:
+        self._cells = iter(cells)
+        self._run = run
+        self._lock = lock
+        self._stopped = False
+
+    def next(self) -> Cell | None:
+        with self._lock:
+            if self._stopped or self._run.cancelled:
+                return None
+            return next(self._cells, None)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+def _lane(
+    job: Job, feed: _Feed, put: Callable[[Any], None], device: Device, name: str
+) -> None:
+    """Take cells until there is none, or one fails; the last thing put is None."""
+    try:
+        while (cell := feed.next()) is not None:
+            put(CellStarted(cell, name))
+            event = execute(job, cell, name, device.compute)
+            if isinstance(event, CellFailed):
+                feed.stop()
+            put(event)
+    except BaseException as error:
+        feed.stop()
+        put(error)
+    finally:
+        put(None)

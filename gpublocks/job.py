@@ -1,0 +1,281 @@
+"""What to do with any cell: load, compute, store. Touches sources, sinks and the function only."""
+
+import copy
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+
+from gpublocks.blocks import Block
+from gpublocks.contracts import (
+    Array,
+    CellDone,
+    CellFailed,
+    DType,
+    Reach,
+    Sink,
+    Source,
+    Stage,
+)
+from gpublocks.errors import BlockError
+from gpublocks.geometry import Cell
+from gpublocks.grid import Grid
+from gpublocks.io.staged import Staged
+
+__all__ = ["CallOn", "FunctionType", "Job", "execute", "place"]
+
+FunctionType = Literal["array", "source", "block"]
+
+CallOn = Callable[[Callable[[], Any]], Any]
+"""Calls a function on a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Sources, function, sinks and grid: all that is needed to do any of the cells.
+
+    Parameters
+    ----------
+    function : callable
+    sources, sinks : tuple
+        Open sources and sinks.
+    grid : Grid
+    kwargs : mapping
+        Keyword arguments of the function, copied for each call.
+    function_type : {'array', 'source', 'block'}
+        What the function gets: arrays; read-only blocks of the sources; or blocks of sources and
+        sinks, into which it writes itself.
+    outputs : int
+        Number of results that are stored; one for each sink.
+    as_memory : bool
+        Whether blocks are loaded into memory before the call.
+    neighbours : bool
+        Whether blocks know their neighbours.
+    return_result : bool
+        Whether events carry what the function returned.
+    keep_outputs : bool
+        Whether events carry the cropped results, and nothing is stored.
+    casting : str or None
+        A casting rule of `numpy.can_cast`; None casts like assignment does, but refuses values
+        that an integer sink cannot hold.
+    """
+
+    function: Callable[..., Any]
+    sources: tuple[Source, ...]
+    sinks: tuple[Sink, ...]
+    grid: Grid
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    function_type: FunctionType = "array"
+    outputs: int = 0
+    as_memory: bool = False
+    neighbours: bool = False
+    return_result: bool = False
+    keep_outputs: bool = False
+    casting: str | None = None
+
+    def load(self, cell: Cell) -> list[Any]:
+        """Return the arguments of the function for a cell: arrays or blocks."""
+        if self.function_type == "array":
+            return [source.read(cell.read_in(source.shape)) for source in self.sources]
+        blocks = [self._block(source, cell, writable=False) for source in self.sources]
+        if self.function_type == "block":
+            blocks += [self._block(sink, cell, writable=True) for sink in self.sinks]
+        return blocks
+
+    def compute(
+        self, cell: Cell, arguments: list[Any], call: CallOn
+    ) -> tuple[Any, tuple[Array, ...]]:
+        """Return the function's value and the valid part of each result that is to be stored.
+
+        Raises
+        ------
+        BlockError
+            If a result cannot be stored: no array, of a wrong shape, or out of range.
+        """
+        value = call(lambda: self.function(*arguments, **_fresh(self.kwargs)))
+        if self.function_type == "block":
+            staged = [
+                block.array[cell.crop(block.ndim)]
+                for block, sink in zip(arguments[len(self.sources) :], self.sinks, strict=True)
+                if self._in_memory(sink, writable=True)
+            ]
+            return value, tuple(staged)
+        if not self.outputs:
+            return value, ()
+        results = value if isinstance(value, tuple | list) else (value,)
+        if len(results) < self.outputs:
+            raise BlockError(f"returned {len(results)} arrays, but there are {self.outputs} sinks")
+        targets = self.sinks or (None,) * self.outputs
+        outputs = [
+            self._valid(cell, result, sink)
+            for result, sink in zip(results, targets, strict=False)
+        ]
+        return value, tuple(outputs)
+
+    def store(self, cell: Cell, outputs: tuple[Array, ...]) -> int:
+        """Write the outputs of `compute` and return the number of bytes written."""
+        sinks = self.sinks
+        if self.function_type == "block":
+            sinks = tuple(sink for sink in sinks if self._in_memory(sink, writable=True))
+        for sink, output in zip(sinks, outputs, strict=True):
+            sink.write(cell.valid_in(sink.shape), output)
+        return sum(output.nbytes for output in outputs)
+
+    def _block(self, source: Source, cell: Cell, *, writable: bool) -> Block:
+        block = Block(
+            source, self.grid, cell.number, neighbours=self.neighbours, writable=writable
+        )
+        return block.as_memory() if self._in_memory(source, writable=writable) else block
+
+    def _in_memory(self, source: Source, *, writable: bool) -> bool:
+        """Tell whether a block is a copy in memory, of which the valid region is written back.
+
+        Sinks that store several voxels as one piece, or lie in this process's memory, are never
+        handed out themselves: a block function may write beyond its valid region, which other
+        blocks own.
+        """
+        if self.as_memory or isinstance(source, Staged):
+            return True
+        shared = source.reach == Reach.PROCESS or any(unit > 1 for unit in source.unit)
+        return writable and shared
+
+    def _valid(self, cell: Cell, result: Any, sink: Sink | None) -> Array:
+        array = _as_array(result)
+        if array.ndim <= max(cell.axes, default=-1):
+            raise BlockError(
+                f"returned an array of shape {array.shape}, expected an axis {max(cell.axes)}"
+            )
+        expected = list(array.shape) if sink is None else list(sink.shape)
+        for axis, (lo, hi) in zip(cell.axes, cell.read, strict=True):
+            expected[axis] = hi - lo
+        if array.shape != tuple(expected):
+            raise BlockError(f"returned shape {array.shape}, expected {tuple(expected)}")
+        valid: Array = array[cell.crop(array.ndim)]
+        if sink is not None:
+            _check_cast(valid, sink.dtype, self.casting)
+        return valid
+
+
+def place(job: Job, cell: Cell) -> str:
+    """Return which block a cell is, as in ``'block 3/10<(0, 0, 3)/(1, 1, 10)>'``."""
+    return f"block {cell.number}/{len(job.grid)}<{cell.index}/{job.grid.counts}>"
+
+
+def execute(job: Job, cell: Cell, worker: str, call: CallOn) -> CellDone | CellFailed:
+    """Take a cell through its three stages, one after the other.
+
+    Parameters
+    ----------
+    worker : str
+        Who does it, for the event.
+    call : callable
+        Calls a function of no arguments where it is to be computed.
+
+    Returns
+    -------
+    CellDone or CellFailed
+        The latter for everything that a function raises but KeyboardInterrupt. Its error keeps
+        its type and has a note that names block and stage.
+    """
+    stage: Stage = "load"
+    start = perf_counter()
+    try:
+        arguments = job.load(cell)
+        loaded = perf_counter()
+        stage = "compute"
+        value, outputs = job.compute(cell, arguments, call)
+        computed = perf_counter()
+        stage = "store"
+        written = 0
+        if job.keep_outputs:
+            outputs = tuple(np.array(output) for output in outputs)
+        else:
+            written = job.store(cell, outputs)
+            outputs = ()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return CellFailed(cell, worker, stage, explained(error, job, cell, stage))
+    seconds = (loaded - start, computed - loaded, perf_counter() - computed)
+    read = sum(cell.read_in(s.shape).size * s.dtype.itemsize for s in job.sources)
+    kept = _own(value) if job.return_result else None
+    return CellDone(cell, worker, start, seconds, read, written, kept, outputs)
+
+
+def explained(error: BaseException, job: Job, cell: Cell, stage: Stage) -> BaseException:
+    """Return an error that says which block failed in which stage, of the same type if it may be.
+
+    What would end the interpreter instead of the run (SystemExit) becomes a `BlockError`.
+    """
+    where = place(job, cell)
+    if isinstance(error, BlockError) and error.block is None:
+        message = f"{where}: function {error}" if stage == "compute" else f"{where}: {error}"
+        return type(error)(message, cell.number, stage).with_traceback(error.__traceback__)
+    if not isinstance(error, Exception):
+        text = "".join(traceback.format_exception_only(error)).strip()
+        return BlockError(f"{where}: function raised {text}", cell.number, stage)
+    error.add_note(f"{where} failed in stage '{stage}'")
+    return error
+
+
+def _as_array(result: Any) -> Array:
+    if isinstance(result, np.ma.MaskedArray):
+        raise BlockError("returned a MaskedArray, expected an array; convert it with .filled()")
+    if isinstance(result, np.ndarray):
+        return result
+    if isinstance(result, Source):
+        return np.asarray(result)
+    kind = "None" if result is None else f"a {type(result).__name__}"
+    raise BlockError(f"returned {kind}, expected an array; convert it with numpy.asarray")
+
+
+def _check_cast(array: Array, dtype: DType, casting: str | None) -> None:
+    """Refuse a result that a sink of another type cannot hold."""
+    if array.dtype == dtype or casting == "unsafe" or np.can_cast(array.dtype, dtype, "safe"):
+        return
+    if casting is not None:
+        if not np.can_cast(array.dtype, dtype, casting):  # type: ignore[arg-type]
+            raise BlockError(
+                f"returned {array.dtype}, which casting='{casting}' does not turn into {dtype}"
+            )
+        return
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        raise BlockError(
+            f"returned {array.dtype}, but casting to {dtype} drops the imaginary part; "
+            "return .real, or pass casting='unsafe'"
+        )
+    if dtype.kind in "iu" and array.dtype.kind in "iuf" and array.size:
+        limits = np.iinfo(dtype)
+        low, high = array.min(), array.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise BlockError(
+                f"returned NaN or infinity, which {dtype} cannot hold; "
+                "use another dtype= or casting='unsafe'"
+            )
+        if int(low) < limits.min or int(high) > limits.max:
+            raise BlockError(
+                f"returned values from {low} to {high}, but {dtype} holds {limits.min} to "
+                f"{limits.max}; use another dtype= or casting='unsafe'"
+            )
+
+
+def _fresh(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _fresh_value(value) for name, value in kwargs.items()}
+
+
+def _fresh_value(value: Any) -> Any:
+    """Return a copy of a keyword argument; modules, locks and the like cannot be copied."""
+    try:
+        return copy.deepcopy(value)
+    except TypeError:
+        return value
+
+
+def _own(value: Any) -> Any:
+    """Return what a function returned with its arrays copied, lest the next call change them."""
+    if isinstance(value, tuple | list) and any(isinstance(item, np.ndarray) for item in value):
+        return type(value)(_own(item) for item in value)
+    return value.copy() if isinstance(value, np.ndarray) else value
