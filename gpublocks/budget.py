@@ -58,15 +58,18 @@ class Budget:
         Bytes of host memory that may be in flight, over all workers.
     workers : int
         Cells in flight at once.
-    cache_bytes : int
+    core_cache_bytes : int
         Cache that one worker has for itself (level 2).
+    cache_bytes : int
+        Its share of all cache: its own and its part of the last level.
     reason : str
         What sets `host_bytes`: ``'memory=8GB'``, ``'cgroup limit'``, ``'available memory'``.
     """
 
     host_bytes: int
     workers: int
-    cache_bytes: int = 1 << 20
+    core_cache_bytes: int = 1 << 20
+    cache_bytes: int = 4 << 20
     reason: str = "available memory"
 
 

@@ -1,4 +1,4 @@
-"""The contracts between the rooms: sources, sinks, devices, executors, and the events of a run. Pure."""
+"""The contracts between the rooms: sources, sinks, devices, executors, events of a run. Pure."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -104,7 +104,7 @@ class Source(Protocol):
 
     @property
     def unit(self) -> tuple[int, ...]:
-        """Smallest box that is stored as one piece (a chunk); ones where voxels stand alone."""
+        """Smallest box stored as one piece (a chunk); ones where voxels stand alone."""
 
     def read(self, region: Region, out: Array | None = None) -> Array:
         """Return a private, writable copy of a region, in `out` if given (shape and dtype equal)."""
@@ -139,6 +139,7 @@ class Sink(Source, Protocol):
     def __setitem__(self, slicing: Any, value: Any) -> None: ...
 
 
+@runtime_checkable
 class NewSink(Protocol):
     """A sink that does not exist yet: where and how to create it."""
 
@@ -170,7 +171,8 @@ class Filter(Protocol):
     def result_dtype(self, dtype: DType) -> DType:
         """Type of the result for an input of this type."""
 
-    def __call__(self, *arrays: Array, **kwargs: Any) -> Any: ...
+    def __call__(self, *arrays: Array, **kwargs: Any) -> Any:
+        """Filter one block."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class Cell:
     def crop(self, ndim: int) -> tuple[slice, ...]:
         """Return the index that cuts the valid region out of a result of `ndim` axes."""
         slices = [slice(None)] * ndim
-        for axis, (lo, hi), (start, stop) in zip(self.axes, self.read, self.valid, strict=True):
+        for axis, (lo, _), (start, stop) in zip(self.axes, self.read, self.valid, strict=True):
             slices[axis] = slice(start - lo, stop - lo)
         return tuple(slices)
 

@@ -108,12 +108,21 @@ class Job:
         results = value if isinstance(value, tuple | list) else (value,)
         if len(results) < self.outputs:
             raise BlockError(f"returned {len(results)} arrays, but there are {self.outputs} sinks")
-        targets = self.sinks or (None,) * self.outputs
-        outputs = [
-            self._valid(cell, result, sink)
-            for result, sink in zip(results, targets, strict=False)
-        ]
-        return value, tuple(outputs)
+        outputs = tuple([_valid(cell, result) for result in results[: self.outputs]])
+        if self.sinks:
+            self.admit(cell, outputs)
+        return value, outputs
+
+    def admit(self, cell: Cell, outputs: tuple[Array, ...]) -> None:
+        """Raise `BlockError` if a sink cannot hold its output: its shape or its values."""
+        for sink, output in zip(self.sinks, outputs, strict=True):
+            expected = cell.valid_in(sink.shape).shape
+            if output.shape != expected:
+                raise BlockError(
+                    f"returned an array with a valid region of shape {output.shape}, "
+                    f"expected {expected}"
+                )
+            _check_cast(output, sink.dtype, self.casting)
 
     def store(self, cell: Cell, outputs: tuple[Array, ...]) -> int:
         """Write the outputs of `compute` and return the number of bytes written."""
@@ -125,9 +134,7 @@ class Job:
         return sum(output.nbytes for output in outputs)
 
     def _block(self, source: Source, cell: Cell, *, writable: bool) -> Block:
-        block = Block(
-            source, self.grid, cell.number, neighbours=self.neighbours, writable=writable
-        )
+        block = Block(source, self.grid, cell.number, neighbours=self.neighbours, writable=writable)
         return block.as_memory() if self._in_memory(source, writable=writable) else block
 
     def _in_memory(self, source: Source, *, writable: bool) -> bool:
@@ -141,22 +148,6 @@ class Job:
             return True
         shared = source.reach == Reach.PROCESS or any(unit > 1 for unit in source.unit)
         return writable and shared
-
-    def _valid(self, cell: Cell, result: Any, sink: Sink | None) -> Array:
-        array = _as_array(result)
-        if array.ndim <= max(cell.axes, default=-1):
-            raise BlockError(
-                f"returned an array of shape {array.shape}, expected an axis {max(cell.axes)}"
-            )
-        expected = list(array.shape) if sink is None else list(sink.shape)
-        for axis, (lo, hi) in zip(cell.axes, cell.read, strict=True):
-            expected[axis] = hi - lo
-        if array.shape != tuple(expected):
-            raise BlockError(f"returned shape {array.shape}, expected {tuple(expected)}")
-        valid: Array = array[cell.crop(array.ndim)]
-        if sink is not None:
-            _check_cast(valid, sink.dtype, self.casting)
-        return valid
 
 
 def place(job: Job, cell: Cell) -> str:
@@ -219,6 +210,18 @@ def explained(error: BaseException, job: Job, cell: Cell, stage: Stage) -> BaseE
         return BlockError(f"{where}: function raised {text}", cell.number, stage)
     error.add_note(f"{where} failed in stage '{stage}'")
     return error
+
+
+def _valid(cell: Cell, result: Any) -> Array:
+    """Return the valid region of a result that has the block's lengths along the split axes."""
+    array = _as_array(result)
+    expected = list(array.shape)
+    for axis, (lo, hi) in zip(cell.axes, cell.read, strict=True):
+        expected[axis : axis + 1] = [hi - lo]
+    if array.shape != tuple(expected):
+        raise BlockError(f"returned shape {array.shape}, expected {tuple(expected)}")
+    valid: Array = array[cell.crop(array.ndim)]
+    return valid
 
 
 def _as_array(result: Any) -> Array:

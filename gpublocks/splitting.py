@@ -83,7 +83,7 @@ class AxisSplit:
     @property
     def read(self) -> int:
         """Sum of the lengths of all blocks."""
-        if self.unit > 1:
+        if self.unit > 1 or self.count == 0:
             return sum(hi - lo for lo, hi in map(self.block, range(self.count)))
         lo, hi = self._block(self.count - 1)
         n = self.count - 1

@@ -21,7 +21,9 @@ class SerialExecutor:
         """Begin to process cells."""
         return EventRun(partial(self._drive, job, cells))
 
-    def _drive(self, job: Job, cells: Iterable[Cell], run: EventRun) -> Generator[Event, None, None]:
+    def _drive(
+        self, job: Job, cells: Iterable[Cell], run: EventRun
+    ) -> Generator[Event, None, None]:
         for cell in cells:
             if run.cancelled:
                 return

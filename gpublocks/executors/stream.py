@@ -80,7 +80,9 @@ class StreamExecutor:
         """Begin to process cells."""
         return EventRun(partial(self._drive, job, cells))
 
-    def _drive(self, job: Job, cells: Iterable[Cell], run: EventRun) -> Generator[Event, None, None]:
+    def _drive(
+        self, job: Job, cells: Iterable[Cell], run: EventRun
+    ) -> Generator[Event, None, None]:
         feed = _Feed(cells, run, self._concurrency.lock())
         events = self._concurrency.queue(2 * self.workers)
         lanes = [(d, f"{d.name}:{n}") for d in self.devices for n in range(d.lanes)]
@@ -125,9 +127,7 @@ class _Feed:
         self._stopped = True
 
 
-def _lane(
-    job: Job, feed: _Feed, put: Callable[[Any], None], device: Device, name: str
-) -> None:
+def _lane(job: Job, feed: _Feed, put: Callable[[Any], None], device: Device, name: str) -> None:
     """Take cells until there is none, or one fails; the last thing put is None."""
     try:
         while (cell := feed.next()) is not None:

@@ -1,0 +1,230 @@
+"""From a task to its plan: which blocks, how many workers. Touches the machine, reads only."""
+
+import sys
+from dataclasses import replace
+
+from gpublocks import machine
+from gpublocks.budget import Budget, Need, format_bytes
+from gpublocks.contracts import CellDone, Reach, Source
+from gpublocks.errors import BudgetError, PlanError, SinkError
+from gpublocks.grid import Grid
+from gpublocks.planning import Plan, Volume
+from gpublocks.sizing import Layout, automatic_grid, documented_grid, normalise_axes
+from gpublocks.splitting import AxisSplit
+from gpublocks.task import Task
+
+__all__ = ["plan_task", "replan"]
+
+
+def plan_task(task: Task) -> Plan:
+    """Choose blocks and workers for a task.
+
+    Raises
+    ------
+    PlanError, BudgetError, SinkError
+        If it cannot be done as asked. Nothing has been created by then.
+    """
+    budget = machine.host_budget(task.choice.workers, task.memory_bytes)
+    grid = _grid(task, budget)
+    _check_shapes(task, grid)
+    check_aliasing(task, grid)
+    _check_neighbours(task)
+    plan = _plan(task, grid, budget)
+    return _within_budget(task, plan)
+
+
+def _grid(task: Task, budget: Budget) -> Grid:
+    first = task.sources[0]
+    if 0 in first.shape:
+        return Grid(first.shape, (0,), (AxisSplit(first.shape[0], 0, 0, 0),))
+    if task.automatic:
+        return _automatic(task, budget)
+    axes = normalise_axes(task.axes, len(first.shape), first.order, first.unit)
+    sizes = task.sizes
+    if task.one_block:
+        sizes = replace(sizes, size_max=None, size_min=None, optimization=False)
+    return documented_grid(first.shape, axes, sizes, task.units)
+
+
+def _automatic(task: Task, budget: Budget) -> Grid:
+    first = task.sources[0]
+    ndim = len(first.shape)
+    axes = normalise_axes("all" if task.axes is None else task.axes, ndim, first.order)
+    overlap = task.sizes.overlap
+    overlaps = list(overlap) if isinstance(overlap, tuple | list) else [overlap or 0] * len(axes)
+    if len(overlaps) != len(axes):
+        raise PlanError(f"overlap has {len(overlaps)} values, but there are {len(axes)} axes")
+    if task.axes is None:
+        axes = [axis for axis in axes if _all_have(task, axis, first.shape[axis])]
+        overlaps = [overlaps[axis] for axis in axes]
+    need = _need(task)
+    staged = sum(2 * volume.dtype.itemsize for volume in _volumes(task) if volume.staged)
+    layout = Layout(
+        shape=first.shape,
+        itemsize=sum(source.dtype.itemsize for source in task.sources),
+        order=first.order,
+        axes=tuple(axes),
+        overlap=tuple(
+            min(overlap, first.shape[axis] - 1)
+            for overlap, axis in zip(overlaps, axes, strict=True)
+        ),
+        unit=task.units,
+        bytes_per_voxel=sum(source.dtype.itemsize for source in task.sources)
+        + need.per_voxel
+        + staged,
+        fixed_bytes=need.fixed,
+    )
+    return automatic_grid(layout, budget)
+
+
+def _all_have(task: Task, axis: int, length: int) -> bool:
+    arrays: list[Source] = [*task.sources, *task.existing_sinks]
+    return all(axis < len(array.shape) and array.shape[axis] == length for array in arrays)
+
+
+def _check_shapes(task: Task, grid: Grid) -> None:
+    for source in task.sources:
+        for axis in grid.axes:
+            if axis >= len(source.shape) or source.shape[axis] != grid.shape[axis]:
+                raise PlanError(
+                    f"sources differ along split axis {axis}: shapes {grid.shape} and "
+                    f"{source.shape}; they must agree there"
+                )
+    for sink in task.existing_sinks:
+        for axis in grid.axes:
+            if axis >= len(sink.shape) or sink.shape[axis] != grid.shape[axis]:
+                raise SinkError(
+                    f"sink of shape {sink.shape} does not match source of shape {grid.shape} "
+                    f"along split axis {axis}"
+                )
+
+
+def _check_neighbours(task: Task) -> None:
+    arrays: list[Source] = [*task.sources, *task.existing_sinks]
+    away = task.choice.name not in ("serial", "threads") and task.choice.given is None
+    if task.neighbours and away and any(array.reach == Reach.PROCESS for array in arrays):
+        raise PlanError(
+            "neighbours=True with arrays in memory needs executor='serial' or 'threads'; "
+            "worker processes see only their own block of such an array"
+        )
+
+
+def _need(task: Task) -> Need:
+    return task.need or Need.default(task.sources[0].dtype.itemsize)
+
+
+def _volumes(task: Task) -> list[Volume]:
+    """Return the sources, then the sinks as far as they are known."""
+    away = task.choice.name == "processes"
+    arrays: list[Source] = [*task.sources, *task.existing_sinks]
+    return [
+        Volume(a.shape, a.dtype, a.order, tuple(a.unit), away and a.reach == Reach.PROCESS)
+        for a in arrays
+    ]
+
+
+def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
+    volumes = _volumes(task)
+    count = len(task.sources)
+    known = len(task.sinks) == len(task.existing_sinks)
+    if task.automatic:
+        sizing = "chosen for caches, workers and memory"
+    elif task.one_block or len(grid) == 1:
+        sizing = "one block"
+        if not task.overlap_known and not task.one_block and task.sizes.size_max is None:
+            sizing += ": the context of the function is not known (give overlap, halo or size_max)"
+    else:
+        sizing = "as given"
+    return Plan(
+        grid=grid,
+        sources=tuple(volumes[:count]),
+        sinks=tuple(volumes[count:]) if known else (),
+        executor=task.choice.name,
+        executor_reason=task.choice.reason,
+        budget=budget,
+        need=_need(task),
+        sizing=sizing,
+        enforced=task.choice.name == "processes" and sys.platform == "linux",
+    )
+
+
+def _within_budget(task: Task, plan: Plan) -> Plan:
+    """Lower the number of workers until the predicted peak fits.
+
+    A prediction that rests on a guess refuses nothing unless the user set the limit; the arrays
+    that are certainly needed always count.
+    """
+    limit = plan.budget.host_bytes
+    if plan.peak_bytes <= limit:
+        return plan
+    workers = max(1, limit // plan.worker_bytes)
+    plan = replace(plan, budget=replace(plan.budget, workers=workers))
+    certain = plan.block_bytes + plan.staging_bytes
+    needed = plan.worker_bytes if task.memory_bytes is not None else certain
+    if needed <= limit:
+        return plan
+    axis = max(plan.grid.axes, key=lambda axis: plan.grid.largest[axis])
+    fitting = int(plan.grid.largest[axis] * limit / needed)
+    advice = f"use size_max={fitting} on axis {axis}" if fitting else "use smaller blocks"
+    raise BudgetError(
+        f"one block of {plan.grid.largest} voxels needs {format_bytes(needed)} (block "
+        f"{format_bytes(plan.block_bytes)} + function {plan.need.per_voxel:g} B per voxel"
+        f"{' + staging' if plan.staging_bytes else ''}), but {plan.budget.reason} leaves "
+        f"{format_bytes(limit)}; {advice}, or give overlap or halo and let the sizes be chosen"
+    )
+
+
+def check_aliasing(task: Task, grid: Grid) -> None:
+    """Refuse sinks that share bytes with each other, or with a source whose blocks overlap.
+
+    Raises
+    ------
+    SinkError
+    """
+    sinks = task.existing_sinks
+    for i, sink in enumerate(sinks):
+        if any(_shared(sink, other) for other in sinks[:i]):
+            raise SinkError(f"two sinks are the same array: {_label(sink)}")
+        if not any(split.overlap for split in grid.splits if split.count > 1):
+            continue
+        for source in task.sources:
+            if _shared(source, sink):
+                overlap = max(split.overlap for split in grid.splits)
+                raise SinkError(
+                    f"sink and source are the same {_label(sink)}: in place with overlap "
+                    f"{overlap} would read neighbours already changed; use another sink"
+                )
+
+
+def _shared(a: Source, b: Source) -> bool:
+    return a.extent is not None and b.extent is not None and a.extent.overlaps(b.extent)
+
+
+def _label(source: Source) -> str:
+    return f"file {source.location}" if source.location else "array in memory"
+
+
+def replan(task: Task, plan: Plan, first: CellDone) -> Plan:
+    """Return the plan with what the first cell took, with smaller blocks if it took too much.
+
+    Parameters
+    ----------
+    first : CellDone
+        The first cell, whose ``peak_bytes`` were measured if the executor can.
+
+    Returns
+    -------
+    Plan
+        With the same grid, unless sizes were chosen here and would break the budget.
+    """
+    if first.peak_bytes is None:
+        return plan
+    voxels = first.cell.read_in(task.sources[0].shape).size
+    taken = max(0, first.peak_bytes - first.read_bytes) / max(1, voxels)
+    need = Need(per_voxel=taken, fixed=plan.need.fixed, origin="measured")
+    measured = replace(plan, need=need)
+    if measured.peak_bytes <= plan.budget.host_bytes:
+        return measured
+    if task.automatic and task.function_type == "array" and not task.return_result:
+        return plan_task(replace(task, need=need))
+    return _within_budget(task, measured)

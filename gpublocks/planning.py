@@ -1,0 +1,214 @@
+"""What a run will do, before it does it: blocks, memory, bytes, write safety. Pure."""
+
+import html
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+from gpublocks.budget import Budget, Need, format_bytes
+from gpublocks.contracts import DType, Order
+from gpublocks.grid import Grid
+
+__all__ = ["Plan", "Volume"]
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What the planner knows of a source or sink.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    order : {'C', 'F'}
+    unit : tuple of int
+        Smallest box stored as one piece.
+    staged : bool
+        Whether its blocks cross to the workers through shared memory.
+    """
+
+    shape: tuple[int, ...]
+    dtype: DType
+    order: Order = "C"
+    unit: tuple[int, ...] = ()
+    staged: bool = False
+
+    def block_bytes(self, grid: Grid) -> int:
+        """Return the bytes of the largest block of a grid in this array."""
+        lengths = list(self.shape)
+        for axis, split in zip(grid.axes, grid.splits, strict=True):
+            lengths[axis] = split.largest
+        return prod(lengths) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do, before it does it.
+
+    Attributes
+    ----------
+    grid : Grid
+        All cells.
+    sources, sinks : tuple of Volume
+        What is read and written; `sinks` is empty where nothing is known of them yet.
+    executor : str
+        Name of the executor; `executor_reason` says why this one.
+    budget : Budget
+        Workers and memory that the plan was made for.
+    need : Need
+        What the function takes.
+    sizing : str
+        How the sizes were chosen.
+    """
+
+    grid: Grid
+    sources: tuple[Volume, ...]
+    sinks: tuple[Volume, ...]
+    executor: str
+    executor_reason: str
+    budget: Budget
+    need: Need
+    sizing: str
+    enforced: bool = False
+    result_bytes: int = 0
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the largest block, over all sources."""
+        return sum(source.block_bytes(self.grid) for source in self.sources)
+
+    @property
+    def staging_bytes(self) -> int:
+        """Bytes of shared memory for one worker: two places for each array that is staged."""
+        arrays = [*self.sources, *self.sinks]
+        return sum(2 * array.block_bytes(self.grid) for array in arrays if array.staged)
+
+    @property
+    def worker_bytes(self) -> int:
+        """Predicted bytes in flight for one worker."""
+        voxels = self.sources[0].block_bytes(self.grid) // self.sources[0].dtype.itemsize
+        return self.block_bytes + self.need.of(voxels) + self.staging_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted bytes in flight on the host, over all workers, beyond the idle ones."""
+        return self.worker_bytes * min(self.budget.workers, max(1, len(self.grid)))
+
+    @property
+    def peak_origin(self) -> Literal["estimated", "measured"]:
+        """Whether the peak rests on a measurement."""
+        return "measured" if self.need.origin == "measured" else "estimated"
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that all blocks together read."""
+        return sum(
+            Grid(source.shape, self.grid.axes, self.grid.splits).read_voxels * source.dtype.itemsize
+            for source in self.sources
+        )
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that all blocks together write."""
+        return sum(prod(sink.shape) * sink.dtype.itemsize for sink in self.sinks)
+
+    @property
+    def over_read(self) -> float:
+        """Voxels read for each voxel of the source."""
+        size = prod(self.grid.shape)
+        return self.grid.read_voxels / size if size else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain numbers and texts, for JSON."""
+        return {
+            "shape": list(self.grid.shape),
+            "dtype": str(self.sources[0].dtype),
+            "axes": list(self.grid.axes),
+            "grid": list(self.grid.counts),
+            "cells": len(self.grid),
+            "block": list(self.grid.largest),
+            "overlap": [split.overlap for split in self.grid.splits],
+            "over_read": self.over_read,
+            "sizing": self.sizing,
+            "executor": self.executor,
+            "executor_reason": self.executor_reason,
+            "workers": self.budget.workers,
+            "host_bytes": self.budget.host_bytes,
+            "host_limit": self.budget.reason,
+            "block_bytes": self.block_bytes,
+            "need_per_voxel": self.need.per_voxel,
+            "need_fixed": self.need.fixed,
+            "need_origin": self.need.origin,
+            "staging_bytes": self.staging_bytes,
+            "peak_bytes": self.peak_bytes,
+            "peak_origin": self.peak_origin,
+            "enforced": self.enforced,
+            "device_peak_bytes": 0,
+            "result_bytes": self.result_bytes,
+            "read_bytes": self.read_bytes,
+            "written_bytes": self.written_bytes,
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the plan as rows of a table."""
+        counts = " x ".join(map(str, self.grid.counts))
+        block = " x ".join(map(str, self.grid.largest))
+        overlaps = {
+            axis: split.overlap
+            for axis, split in zip(self.grid.axes, self.grid.splits, strict=True)
+        }
+        shared = ", ".join(f"{overlap} on axis {axis}" for axis, overlap in overlaps.items())
+        first = self.sources[0]
+        workers = min(self.budget.workers, max(1, len(self.grid)))
+        voxels = first.block_bytes(self.grid) // first.dtype.itemsize
+        formula = (
+            f"{workers} workers x (block {format_bytes(self.block_bytes)} + function "
+            f"{self.need.per_voxel:g} B x {voxels} voxels"
+        )
+        if self.need.fixed:
+            formula += f" + {format_bytes(self.need.fixed)}"
+        if self.staging_bytes:
+            formula += f" + staging {format_bytes(self.staging_bytes)}"
+        kept = "enforced in each worker" if self.enforced else "predicted, not enforced"
+        rows = [
+            ("source", f"{first.shape} {first.dtype}, order {first.order}"),
+            ("blocks", f"{len(self.grid)} ({counts})"),
+            ("block shape", f"{block} voxels, {format_bytes(self.block_bytes)}"),
+            ("sizes", self.sizing),
+            ("overlap", f"{shared}; {self.over_read:.2f} voxels read for each voxel"),
+            ("executor", f"{self.executor}, {workers} at once: {self.executor_reason}"),
+            ("host peak", f"{format_bytes(self.peak_bytes)} ({self.peak_origin}, {kept})"),
+            ("", f"= {formula})"),
+            ("host limit", f"{format_bytes(self.budget.host_bytes)} ({self.budget.reason})"),
+            ("device peak", "no device is used"),
+            ("reads", format_bytes(self.read_bytes)),
+            ("writes", self._writes()),
+            ("write safety", self._safety()),
+        ]
+        if self.result_bytes:
+            rows.insert(-1, ("result", f"{format_bytes(self.result_bytes)} in host memory"))
+        return rows
+
+    def _writes(self) -> str:
+        if not self.sinks:
+            return "known after the first block"
+        return format_bytes(self.written_bytes)
+
+    def _safety(self) -> str:
+        units = [sink.unit for sink in self.sinks if any(length > 1 for length in sink.unit)]
+        if units:
+            return f"valid regions are whole units of {units[0]}: no unit has two writers"
+        return "valid regions do not overlap: no voxel has two writers"
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for name, text in self.rows()
+        )
+        return f"<table>{cells}</table>"
