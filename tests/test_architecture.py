@@ -1,0 +1,125 @@
+"""The rooms and their floors, guests that are imported only when used, and the names handed on."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpublocks
+
+PACKAGE = Path(gpublocks.__file__).parent
+
+FLOORS = [
+    {"errors", "geometry", "slicing", "voxels"},
+    {"splitting", "budget", "contracts", "arrays", "wire"},
+    {"grid", "machine", "filters", "io", "running", "masking", "sample"},
+    {"sizing", "planning", "blocks", "devices", "picture", "workers"},
+    {"job"},
+    {"executors", "task"},
+    {"arguments", "drafting", "telling"},
+    {"run"},
+    {"block_processing", "bench"},
+    {"cli"},
+]
+ROOF = {"__init__", "__main__"}
+
+GUESTS = {
+    "cupy": {"arrays", "machine", "devices", "filters"},
+    "cupyx": {"arrays", "machine", "devices", "filters"},
+    "pynvml": {"machine"},
+    "psutil": {"machine"},
+    "matplotlib": {"picture"},
+    "tqdm": {"telling"},
+    "cloudpickle": {"executors"},
+    "scipy": {"arrays", "sample", "bench", "cli"},
+    "zarr": set(),
+    "h5py": set(),
+    "tifffile": set(),
+    "dask": set(),
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Return each module with its room."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found.append((parts[0], path))
+    return found
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Return the full names that a module imports, and whether at its top level."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    names: list[tuple[str, bool]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [(f"{node.module}.{alias.name}", id(node) in top) for alias in node.names]
+    return names
+
+
+def floor_of(room: str) -> int:
+    return next(n for n, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room for room, _ in modules()} - ROOF
+    assert rooms - set().union(*FLOORS) == set()
+
+
+@pytest.mark.parametrize(
+    ("room", "path"), modules(), ids=lambda v: v.name if isinstance(v, Path) else v
+)
+def test_rooms_use_lower_floors_only(room: str, path: Path) -> None:
+    if room in ROOF:
+        return
+    for name, _ in imports(path):
+        parts = name.split(".")
+        if parts[0] != "gpublocks":
+            continue
+        used = parts[1] if len(parts) > 1 else ""
+        if used == "__version__":
+            continue
+        if used == room:
+            assert path.name == "__init__.py", f"{path} imports its sibling {name}"
+        else:
+            assert floor_of(used) < floor_of(room), f"{room} imports {used}"
+
+
+@pytest.mark.parametrize(
+    ("room", "path"), modules(), ids=lambda v: v.name if isinstance(v, Path) else v
+)
+def test_guests_are_let_in_by_their_rooms_and_late(room: str, path: Path) -> None:
+    for name, top in imports(path):
+        guest = name.split(".")[0]
+        if guest in GUESTS:
+            assert room in GUESTS[guest], f"{path} imports {guest}"
+            assert not top or room in {"sample", "bench"}, f"{path} imports {guest} at once"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, gpublocks\n"
+        f"heavy = {sorted(GUESTS)!r} + ['multiprocessing', 'asyncio']\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_all_exported_names_exist() -> None:
+    for name in gpublocks.__all__:
+        assert hasattr(gpublocks, name), name
+
+
+def test_first_line_of_a_module_says_what_it_touches() -> None:
+    for _, path in modules():
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert text, f"{path} has no docstring"
