@@ -1,5 +1,6 @@
 """The documented Block, one cell of a split source, and slices of it. Views: nothing is copied."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -8,11 +9,12 @@ import numpy as np
 
 from gpublocks import slicing as slc
 from gpublocks.contracts import Array, DType, Extent, Order, Reach, Source
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.errors import PlanError, SinkError, SourceError
 from gpublocks.geometry import Cell, Region
 from gpublocks.grid import Grid
 from gpublocks.slicing import Slicing
 from gpublocks.voxels import (
+    byte_range,
     source_array,
     source_info,
     source_len,
@@ -26,7 +28,7 @@ __all__ = ["Block", "Blocks", "Slice", "slc"]
 
 
 class Slice:
-    """A view of a source through a slicing; itself a source.
+    """A view of a source through a slicing; itself a source and a sink.
 
     Indexing is relative to the view, takes ints and slices with any steps as NumPy does, and
     touches only the voxels asked for.
@@ -89,13 +91,32 @@ class Slice:
 
     @property
     def extent(self) -> Extent | None:
-        """The bytes of the whole source; None for a private copy."""
-        return self.source.extent if self._voxels is None else None
+        """The bytes of the whole source, or of the voxels in memory."""
+        if self._voxels is None:
+            return self.source.extent
+        return Extent(("memory", os.getpid()), *byte_range(self._voxels))
 
     @property
     def unit(self) -> tuple[int, ...]:
-        """Ones: a view need not start where a chunk of the source does."""
-        return (1,) * len(self.shape)
+        """That of the source where the view begins with one, else the length of the axis."""
+        shape = self.shape
+        if self._voxels is not None:
+            return (1,) * len(shape)
+        units: list[int] = []
+        parts = zip(self.slicing, self.source.unit, self.lower, strict=True)
+        for part, unit, lower in parts:
+            if not isinstance(part, int):
+                # No multiple of one number avoids the units of the source if the view begins
+                # inside of one; a single writer for the whole axis does.
+                dense = isinstance(part, slice) and part.step in (None, 1)
+                fits = unit == 1 or (dense and lower % unit == 0)
+                units.append(unit if fits else shape[len(units)])
+        return tuple(units)
+
+    @property
+    def single_writer(self) -> bool:
+        """Whether only one thread of one process may write."""
+        return self._voxels is None and bool(getattr(self.source, "single_writer", False))
 
     @property
     def writable(self) -> bool:
@@ -183,6 +204,23 @@ class Slice:
         """Return a private, writable copy of a region of the view, in `out` if given."""
         view = np.asarray(self[region.slices])
         return take(view, Region.whole(region.shape), self.order, out)
+
+    def write(self, region: Region, array: Array) -> None:
+        """Write an array of the region's shape, cast as the source casts."""
+        if array.shape != region.shape:
+            raise PlanError(f"an array of shape {array.shape} does not fit a {region.shape} region")
+        self[region.slices] = array
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        if self._voxels is None:
+            self.source.sync()  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        """Do nothing: the whole is completed by who created it."""
+
+    def abort(self) -> None:
+        """Do nothing: the whole is dropped by who created it."""
 
     def as_memory(self, array: Array | None = None) -> "Slice":
         """Return this view with voxels of its own in memory; it still says where it lies.

@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 from gpublocks import blocks as blk
 from gpublocks import io
 from gpublocks.blocks import Block, Blocks, Slice
-from gpublocks.contracts import Array, Extent, Reach, Source
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.contracts import Array, Extent, Reach, Sink
+from gpublocks.errors import PlanError, SinkError, SourceError
 from gpublocks.geometry import Region
 from gpublocks.grid import Grid
 from gpublocks.splitting import split_axis
@@ -427,14 +427,45 @@ def test_a_block_is_read_straight_into_its_place(writable: bool) -> None:
     assert source.voxels_touched == out.size
 
 
-def test_blocks_and_slices_are_sources() -> None:
-    source = io.as_source(numbered((10, 4)))
+def test_blocks_and_slices_are_sources_and_sinks() -> None:
+    whole = numbered((10, 4))
+    source = io.as_source(whole)
     block = Blocks(source, Grid((10, 4), (0,), (split_axis(10, size_max=4),)))[1]
     for view in (block, block.valid):
-        assert isinstance(view, Source)
-        assert view.reach == source.reach
-        assert view.extent == source.extent
-        assert view.unit == (1, 1)
+        assert isinstance(view, Sink)
+        assert (view.reach, view.extent, view.unit) == (source.reach, source.extent, (1, 1))
+        assert io.as_source(view) is io.as_sink(view) is view
+        view.write(Region((1, 0), (2, 4)), np.full((1, 4), -1))
+        view.sync()
+        view.finish()
+        assert (whole[view.base_lower[0] + 1] == -1).all()
+        with pytest.raises(PlanError, match=r"shape \(4,\) does not fit a \(1, 4\) region"):
+            view.write(Region((1, 0), (2, 4)), np.zeros(4))
+        memory = view.as_memory()
+        assert isinstance(memory, Sink)
+        assert not memory.extent.overlaps(source.extent)
+    with pytest.raises(SinkError, match="read-only"):
+        io.as_sink(Block(source, block.grid, 1, writable=False))
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(-25, 24),
+    st.integers(1, 25),
+    st.sampled_from([None, 1, 2, -1, -2]),
+)
+def test_units_of_a_view_never_share_one_of_the_source(
+    unit: int, start: int, stop: int, step: int | None
+) -> None:
+    source = Recording(np.zeros((24, 2)))
+    source.unit = (unit, 1)
+    view = Slice(source, (slice(start, stop, step), 0))
+    assert len(view.unit) == view.ndim == 1
+    places = np.arange(24)[start:stop:step] // unit
+    writers = np.arange(len(places)) // max(view.unit[0], 1)
+    pairs = {(int(p), int(w)) for p, w in zip(places, writers, strict=True)}
+    assert len(pairs) == len({p for p, _ in pairs})
+    assert view.as_memory().unit == (1,)
 
 
 def test_a_block_of_a_file_says_which() -> None:
