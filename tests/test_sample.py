@@ -1,16 +1,20 @@
-"""The synthetic brain: the same for a seed, and with the traits that its docstring names."""
+"""The demo: the synthetic brain, the same for a seed, and the picture of it before and after."""
 
 import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gpublocks.errors import ArgumentTypeError, PlanError
+from gpublocks.errors import ArgumentTypeError, GpublocksError, PlanError
+from gpublocks.grid import Grid
+from gpublocks.picture import save_before_after
 from gpublocks.sample import brain
+from gpublocks.splitting import split_axis
 
 SHAPE = (40, 64, 72)
 
@@ -64,8 +68,8 @@ def test_cells_are_bright_small_and_many() -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
     volume = brain((64, 80, 80)).astype("float32")
     background = ndimage.median_filter(volume, (3, 5, 5))
-    _, cells = ndimage.label(volume - background > 150)
-    assert 100 < cells < 1000
+    _, cells = ndimage.label(volume - background > 300)
+    assert 100 < cells < 400
 
 
 def test_the_light_falls_off_from_left_to_right(image: Any) -> None:
@@ -87,3 +91,76 @@ def test_wrong_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=text):
         brain(shape, seed)
+
+
+GRID = Grid(SHAPE, (1, 2), (split_axis(64, size_max=30, overlap=8), split_axis(72, size_max=40)))
+CYAN, AMBER = (0x00, 0xD5, 0xFF), (0xFF, 0xB0, 0x00)
+
+
+def coloured(path: Path, colour: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
+    """Return how many pixels of a PNG have a colour, and its width and height."""
+    image = pytest.importorskip("matplotlib.image").imread(path)
+    pixels = np.rint(image[..., :3] * 255).astype(int)
+    return int((pixels == colour).all(axis=-1).sum()), (image.shape[1], image.shape[0])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_picture_shows_what_a_block_reads_and_writes(
+    image: Any, tmp_path: Path, axis: int
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "picture.png"
+    save_before_after(path, image, image > 300, GRID, title="A title", axis=axis, thickness=5)
+    for colour in (CYAN, AMBER):
+        pixels, (width, height) = coloured(path, colour)
+        assert pixels > 200
+        assert width == 1800
+        assert 300 < height < 1500
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_the_block_asked_for_is_shown(image: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for block in (0, 5):
+        save_before_after(tmp_path / f"{block}", image, image, GRID, block=block)
+    assert (tmp_path / "0").read_bytes() != (tmp_path / "5").read_bytes()
+
+
+@pytest.mark.parametrize("value", [0, 7, np.nan, np.inf])
+def test_a_flat_volume_can_be_shown(tmp_path: Path, value: float) -> None:
+    pytest.importorskip("matplotlib")
+    flat = np.full(SHAPE, value)
+    save_before_after(tmp_path / "flat.png", flat, flat, GRID)
+    assert (tmp_path / "flat.png").stat().st_size > 0
+
+
+def test_what_does_not_fit_the_grid_is_refused(image: Any, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    with pytest.raises(PlanError, match=r"after has shape \(40, 64, 71\)"):
+        save_before_after(path, image, image[..., 1:], GRID)
+    with pytest.raises(PlanError, match="block is 6; give a number from 0 to 5"):
+        save_before_after(path, image, image, GRID, block=6)
+    with pytest.raises(PlanError, match="axis 3"):
+        save_before_after(path, image, image, GRID, axis=3)
+    assert not path.exists()
+
+
+def test_without_matplotlib_the_extra_is_named(
+    image: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(GpublocksError, match=r"pip install 'gpublocks\[plot\]'"):
+        save_before_after(tmp_path / "picture.png", image, image, GRID)
+
+
+def test_matplotlib_is_imported_to_draw_and_pyplot_never(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    program = (
+        "import sys, numpy as np; from gpublocks.picture import save_before_after as save;"
+        "assert 'matplotlib' not in sys.modules;"
+        "from gpublocks.grid import Grid; from gpublocks.splitting import split_axis;"
+        "v = np.zeros((8, 8, 8)); grid = Grid(v.shape, (0,), (split_axis(8, size_max=4),));"
+        f"save({str(tmp_path / 'x.png')!r}, v, v, grid);"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

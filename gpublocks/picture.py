@@ -1,0 +1,192 @@
+"""A picture of a run: before, after, and the blocks in between. Touches matplotlib and one file."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpublocks.errors import GpublocksError, PlanError
+from gpublocks.geometry import Cell, Range
+from gpublocks.grid import Grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+__all__ = ["save_before_after"]
+
+Array = npt.NDArray[Any]
+
+_DPI = 100
+# Inches: the width of the picture, its margins, and where the colour bars and the legend are.
+_WIDTH, _LEFT, _GAP, _TOP, _TITLE, _BOTTOM, _BAR = 18.0, 0.75, 0.55, 0.70, 0.45, 1.25, 0.42
+_PANEL = (_WIDTH - 2 * _LEFT - 2 * _GAP) / 3
+_READ_COLOUR = "#ffb000"
+_VALID_COLOUR = "#00d5ff"
+_BORDER_COLOUR = "#b8b8b8"
+
+
+def save_before_after(
+    path: str | os.PathLike[str],
+    before: Array,
+    after: Array,
+    grid: Grid,
+    *,
+    title: str = "",
+    labels: tuple[str, str] = ("before", "after"),
+    axes_names: Sequence[str] = "zyx",
+    axis: int = 0,
+    thickness: int = 1,
+    block: int | None = None,
+) -> None:
+    """Save a PNG of three panels: the volume before, the result, and the blocks between them.
+
+    Parameters
+    ----------
+    path : path
+        File to write.
+    before, after : array
+        Three axes each, of one shape: that of the grid. Only the planes shown are read.
+    grid : Grid
+        Its valid borders are drawn, and of one block what it reads and what it writes.
+    title : str
+        Text over the panels.
+    labels : (str, str)
+        Titles of the first two panels.
+    axes_names : sequence of str
+        Names of the three axes.
+    axis : int
+        Axis that is looked along.
+    thickness : int
+        Planes in the middle of that axis over which the maximum is taken.
+    block : int, optional
+        Number of the block to show; by default one in the middle.
+
+    Raises
+    ------
+    GpublocksError
+        If matplotlib is not installed.
+    PlanError
+        If the shapes do not fit each other, or the block does not exist.
+    """
+    _check(before, after, grid, axis, block)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise GpublocksError(
+            "a picture needs matplotlib, which is not installed: pip install 'gpublocks[plot]'"
+        ) from error
+    rows, columns = [n for n in range(3) if n != axis]
+    planes = _middle(grid.shape[axis], thickness)
+    images = [_project(volume, axis, planes) for volume in (before, after)]
+    cell = grid[_middle_block(grid) if block is None else block]
+    aspect = min(2.0, max(0.3, grid.shape[rows] / grid.shape[columns]))
+    top = _TOP + (_TITLE if title else 0)
+    figure = Figure(figsize=(_WIDTH, _BOTTOM + _PANEL * aspect + top), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    where = f"{axes_names[axis]} = {planes[0]}"
+    if planes[1] - planes[0] > 1:
+        where = f"maximum over {axes_names[axis]} = {planes[0]} to {planes[1] - 1}"
+    texts = [*[f"{label}\n{where}" for label in labels], _blocks_text(grid, cell)]
+    for n, (image, text) in enumerate(zip((*images, images[0]), texts, strict=True)):
+        left = _LEFT + n * (_PANEL + _GAP)
+        ax = _place(figure, left, _BOTTOM, _PANEL, _PANEL * aspect)
+        shown = _show(ax, image)
+        ax.set_title(text, fontsize=13)
+        ax.set_xlabel(f"{axes_names[columns]} (voxels)", fontsize=12)
+        ax.set_ylabel(f"{axes_names[rows]} (voxels)" if n == 0 else "", fontsize=12)
+        if n < 2:
+            bar = _place(figure, left + 0.15 * _PANEL, _BAR, 0.7 * _PANEL, 0.11)
+            figure.colorbar(shown, cax=bar, orientation="horizontal", extend="both")
+        else:
+            _draw_grid(figure, ax, grid, cell, rows, columns)
+    if title:
+        figure.text(0.5, 1 - 0.32 / figure.get_figheight(), title, ha="center", fontsize=17)
+    figure.savefig(path, format="png")
+
+
+def _check(before: Array, after: Array, grid: Grid, axis: int, block: int | None) -> None:
+    if len(grid.shape) != 3 or axis not in (0, 1, 2):
+        raise PlanError(
+            f"a picture looks along axis 0, 1 or 2 of three; given are axis {axis} "
+            f"and a grid of shape {grid.shape}"
+        )
+    for name, volume in (("before", before), ("after", after)):
+        if volume.shape != grid.shape:
+            raise PlanError(
+                f"{name} has shape {volume.shape}; give an array of the grid's shape {grid.shape}"
+            )
+    if block is not None and not 0 <= block < len(grid):
+        raise PlanError(f"block is {block}; give a number from 0 to {len(grid) - 1}")
+
+
+def _middle(size: int, thickness: int) -> Range:
+    thickness = min(max(1, thickness), size)
+    start = (size - thickness) // 2
+    return start, start + thickness
+
+
+def _middle_block(grid: Grid) -> int:
+    return grid.number([count // 2 for count in grid.counts])
+
+
+def _project(volume: Array, axis: int, planes: Range) -> Array:
+    slab = volume[(slice(None),) * axis + (slice(*planes),)]
+    projection: Array = np.asarray(slab).max(axis=axis).astype(np.float64)
+    return projection
+
+
+def _place(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
+    """Add axes at a place given in inches."""
+    wide, high = figure.get_size_inches()
+    return figure.add_axes((left / wide, bottom / high, width / wide, height / high))
+
+
+def _show(ax: "Axes", image: Array) -> "AxesImage":
+    """Show an image in grey, from its 1st to its 99.5th percentile."""
+    finite = image[np.isfinite(image)]
+    low, high = np.percentile(finite, (1, 99.5)) if finite.size else (0, 1)
+    return ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+
+
+def _blocks_text(grid: Grid, cell: Cell) -> str:
+    split = " x ".join(str(count) for count in grid.counts)
+    read = cell.read_in(grid.shape).shape
+    return f"{len(grid)} blocks ({split})\nblock {cell.number} reads {read} voxels"
+
+
+def _draw_grid(
+    figure: "Figure", ax: "Axes", grid: Grid, cell: Cell, rows: int, columns: int
+) -> None:
+    """Draw the borders of all valid regions, and both regions of one block."""
+    from matplotlib.patches import Rectangle
+
+    for axis, split in zip(grid.axes, grid.splits, strict=True):
+        if axis in (rows, columns):
+            line = ax.axhline if axis == rows else ax.axvline
+            for k in range(1, split.count):
+                line(split.border(k) - 0.5, color=_BORDER_COLOUR, linewidth=1.2)
+    regions = (
+        (cell.read_in(grid.shape), "read (with overlap)", _READ_COLOUR, 0.25),
+        (cell.valid_in(grid.shape), "valid (written)", _VALID_COLOUR, 0.0),
+    )
+    for region, label, colour, shade in regions:
+        corner = region.start[columns] - 0.5, region.start[rows] - 0.5
+        size = region.shape[columns], region.shape[rows]
+        box = Rectangle(corner, *size, facecolor=(colour, shade), edgecolor=colour, linewidth=2.2)
+        box.set(label=label, zorder=3)
+        ax.add_patch(box)
+    ax.plot([], [], color=_BORDER_COLOUR, linewidth=1.2, label="borders of valid regions")
+    ax.legend(
+        loc="center",
+        bbox_to_anchor=(_LEFT + 2.5 * _PANEL + 2 * _GAP, _BAR + 0.05),
+        bbox_transform=figure.dpi_scale_trans,
+        ncols=3,
+        columnspacing=1.2,
+        fontsize=10.5,
+        frameon=False,
+    )
