@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -454,6 +454,7 @@ def test_blocks_and_slices_are_sources_and_sinks() -> None:
     st.integers(1, 25),
     st.sampled_from([None, 1, 2, -1, -2]),
 )
+@example(3, 19, 5, -1)
 def test_units_of_a_view_never_share_one_of_the_source(
     unit: int, start: int, stop: int, step: int | None
 ) -> None:
