@@ -76,7 +76,7 @@ def make_task(
             new.check()
     _check_distinct(sinks)
     if sink is None and kind != "block" and not return_result:
-        sinks = (io.new_array(shared=choice.name == "processes"),)
+        sinks = (io.sma.NewArray() if choice.name == "processes" else io.npy.NewArray(),)
     first = sources[0]
     halo = halo if halo is not None else getattr(function, "halo", None)
     overlap = _overlap(sizes["overlap"], halo, axes, first)

@@ -311,7 +311,7 @@ def process(
     Examples
     --------
     >>> image = np.arange(10.0)
-    >>> process(np.sqrt, image, overlap=0, processes="serial")[4]
+    >>> float(process(np.sqrt, image, overlap=0, processes="serial")[4])
     2.0
     """
     task = _task(locals())
