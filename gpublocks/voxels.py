@@ -1,0 +1,156 @@
+"""Voxels in memory: boxes of arrays, what sources tell of themselves, memory that processes share.
+
+Touches anonymous files only. The formats of `gpublocks.io` have these functions in common; those
+that begin with ``source_`` become methods of theirs.
+"""
+
+import os
+import tempfile
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gpublocks.errors import BudgetError, PlanError
+from gpublocks.geometry import Region
+
+__all__ = [
+    "array_at",
+    "byte_range",
+    "memory_order",
+    "put",
+    "shared_file",
+    "source_array",
+    "source_info",
+    "source_len",
+    "source_ndim",
+    "source_size",
+    "source_text",
+    "take",
+]
+
+Array = npt.NDArray[Any]
+
+
+def memory_order(array: Array) -> Literal["C", "F"]:
+    """Return ``'F'`` if the first axis of an array varies faster than its last, else ``'C'``."""
+    strides = [abs(s) for n, s in zip(array.shape, array.strides, strict=True) if n > 1]
+    return "F" if array.size and len(strides) > 1 and strides[0] < strides[-1] else "C"
+
+
+def byte_range(array: Array) -> tuple[int, int]:
+    """Return the addresses of the first byte of an array and the one after its last."""
+    return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
+
+
+def take(array: Array, region: Region, order: Literal["C", "F"], out: Array | None) -> Array:
+    """Return a copy of a region of an array.
+
+    Raises
+    ------
+    PlanError
+        If the region leaves the array, or is not of the shape of `out`.
+    """
+    view = array[region.slices]
+    if view.shape != (region.shape if out is None else out.shape):
+        raise PlanError(
+            f"region {region.start} to {region.stop} of an array of shape {array.shape} "
+            f"does not fit{'' if out is None else f' an array of shape {out.shape}'}"
+        )
+    if out is None:
+        return view.copy(order)
+    np.copyto(out, view, casting="unsafe")
+    return out
+
+
+def put(array: Array, region: Region, values: Array) -> None:
+    """Assign values of the same shape to a region of an array.
+
+    Raises
+    ------
+    PlanError
+        If the shapes differ: nothing is broadcast.
+    """
+    view = array[region.slices]
+    if view.shape != values.shape:
+        raise PlanError(
+            f"an array of shape {values.shape} does not fit region {region.start} to "
+            f"{region.stop} of an array of shape {array.shape}"
+        )
+    view[...] = values
+
+
+def array_at(
+    buffer: Any,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    order: Literal["C", "F"],
+) -> Array:
+    """Return the array that begins at a byte of a buffer. Nothing is copied."""
+    return np.ndarray(shape, dtype, buffer, offset, order=order)
+
+
+def shared_file(nbytes: int) -> int:
+    """Return the descriptor of a new file without a name, in memory where that can be had.
+
+    It is filled with zeros and preallocated, so that writing to a map of it cannot fail.
+
+    Raises
+    ------
+    BudgetError
+        If there is no room for it.
+    """
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("gpublocks")
+    else:
+        with tempfile.TemporaryFile(prefix="gpublocks-") as file:
+            fd = os.dup(file.fileno())
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, nbytes)
+        else:
+            os.ftruncate(fd, nbytes)
+    except OSError as error:
+        os.close(fd)
+        raise BudgetError(
+            f"no room for {nbytes} bytes of shared memory ({error.strerror}); use smaller blocks"
+        ) from error
+    return fd
+
+
+def source_ndim(source: Any) -> int:
+    """Return the number of axes."""
+    return len(source.shape)
+
+
+def source_size(source: Any) -> int:
+    """Return the number of voxels."""
+    return prod(source.shape)
+
+
+def source_len(source: Any) -> int:
+    """Return the length of the first axis."""
+    return int(source.shape[0])
+
+
+def source_text(source: Any) -> str:
+    """Return what a source is: ``'Numpy-Source(50, 100, 200)[float64]|F|'``."""
+    return f"{source.name}{source.shape}[{source.dtype}]|{source.order}|"
+
+
+def source_info(source: Any, short: bool = True) -> str:
+    """Return what a source is, and unless `short` where it lies."""
+    place = "" if short or source.location is None else f"{{{source.location}}}"
+    return source_text(source) + place
+
+
+def source_array(source: Any, dtype: Any = None, copy: bool | None = None) -> Array:
+    """Return the voxels as an array: a view where they lie in memory or a map, else a copy."""
+    array = getattr(source, "array", None)
+    if not isinstance(array, np.ndarray):
+        if copy is False:
+            raise ValueError(f"{source!r} cannot be an array without a copy; use copy=None")
+        array, copy = source.read(Region.whole(source.shape)), None
+    return np.array(array, dtype=dtype, copy=copy)
