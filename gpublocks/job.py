@@ -23,7 +23,6 @@ from gpublocks.contracts import (
 from gpublocks.errors import BlockError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
-from gpublocks.io.staged import Staged
 
 __all__ = ["CallOn", "FunctionType", "Job", "execute", "place"]
 
@@ -144,7 +143,7 @@ class Job:
         handed out themselves: a block function may write beyond its valid region, which other
         blocks own.
         """
-        if self.as_memory or isinstance(source, Staged):
+        if self.as_memory:
             return True
         shared = source.reach == Reach.PROCESS or any(unit > 1 for unit in source.unit)
         return writable and shared

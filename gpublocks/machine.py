@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from gpublocks import cgroups
 from gpublocks.budget import Budget, format_bytes
+from gpublocks.cgroups import read_text
 from gpublocks.splitting import as_count
 
 __all__ = [
-    "ControlGroup",
     "Gpu",
     "Limit",
     "cache_bytes",
-    "control_groups",
     "core_cache_bytes",
     "cpu_count",
     "gpu_status",
@@ -28,7 +28,6 @@ __all__ = [
     "host_budget",
     "memory_available",
     "memory_limit",
-    "oom_kills",
     "rss_anon",
     "versions",
 ]
@@ -74,14 +73,6 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlGroup:
-    """A cgroup: its name in its hierarchy, for messages, and the folder of its files."""
-
-    name: str
-    folder: Path
-
-
-@dataclass(frozen=True, slots=True)
 class Gpu:
     """A GPU as NVML sees it; None where it does not tell.
 
@@ -104,15 +95,6 @@ class Gpu:
     driver: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    """A mounted cgroup hierarchy: the group that its mount point shows, and its controllers."""
-
-    top: PurePosixPath
-    point: Path
-    controllers: tuple[str, ...]
-
-
 def cpu_count(root: Path = _ROOT) -> int:
     """Return how many CPUs this process may use: its affinity, within the quota of its cgroups.
 
@@ -123,12 +105,7 @@ def cpu_count(root: Path = _ROOT) -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    for lineage in control_groups("cpu", root):
-        for group in lineage:
-            quota, period = _cpu_quota(group.folder)
-            if quota > 0 and period > 0:
-                count = min(count, -(-quota // period))
-    return max(1, count)
+    return max(1, min([count, *cgroups.cpu_quotas(root)]))
 
 
 def memory_limit(root: Path = _ROOT) -> Limit:
@@ -136,7 +113,7 @@ def memory_limit(root: Path = _ROOT) -> Limit:
     import psutil
 
     limits = [Limit(psutil.virtual_memory().total, "physical memory")]
-    limits += [Limit(limit, f"cgroup {name}") for name, limit, _ in _group_memory(root)]
+    limits += [Limit(limit, f"cgroup {name}") for name, limit, _ in cgroups.memory_limits(root)]
     limits += [Limit(limit, name) for name, limit, _ in _resource_limits(root)]
     return min(limits, key=lambda limit: limit.bytes)
 
@@ -152,7 +129,7 @@ def memory_available(root: Path = _ROOT) -> Limit:
     limits = [Limit(psutil.virtual_memory().available, "available memory")]
     limits += [
         Limit(max(0, limit - used), f"memory free under cgroup {name}")
-        for name, limit, used in _group_memory(root)
+        for name, limit, used in cgroups.memory_limits(root)
     ]
     limits += [
         Limit(max(0, limit - used), f"memory left by {name}")
@@ -211,18 +188,6 @@ def host_budget(workers: int, memory: int | None = None, root: Path = _ROOT) -> 
     )
 
 
-def oom_kills(root: Path = _ROOT) -> int:
-    """Return how many processes of this one's cgroups the kernel has killed for memory.
-
-    A count that grew while a worker died tells why. 0 where it is not known.
-    """
-    return sum(
-        _table(lineage[0].folder / name).get("oom_kill", 0)
-        for lineage in control_groups("memory", root)
-        for name in ("memory.events", "memory.oom_control")
-    )
-
-
 def rss_anon(pid: int, root: Path = _ROOT) -> int:
     """Return the anonymous memory that a process holds, in bytes; 0 where it is not known."""
     return _status_bytes(str(pid), "RssAnon", root)
@@ -256,116 +221,19 @@ def versions() -> dict[str, str]:
     return found | ({"cupy": ", ".join(cupy)} if cupy else {})
 
 
-def control_groups(controller: str, root: Path = _ROOT) -> list[list[ControlGroup]]:
-    """Return the cgroups that bound this process, its own first, then all visible ones above it.
-
-    Parameters
-    ----------
-    controller : str
-        ``'memory'`` or ``'cpu'``.
-    root : Path
-        Folder that holds ``proc`` and ``sys``.
-
-    Returns
-    -------
-    list of list of ControlGroup
-        One non-empty list for each hierarchy that may carry the controller: version 1, version 2,
-        or both on a hybrid system.
-    """
-    mounts = list(_mounts(root))
-    found = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        names, _, path = rest.partition(":")
-        if names and controller not in names.split(","):
-            continue
-        key = controller if names else ""
-        carrying = [mount for mount in mounts if key in mount.controllers]
-        lineage = _lineage(PurePosixPath(path), carrying)
-        if lineage:
-            found.append(lineage)
-    return found
-
-
-def _mounts(root: Path) -> Iterator[_Mount]:
-    """Read the mounted cgroup hierarchies (fields of mountinfo: see proc(5))."""
-    for line in _text(root / "proc/self/mountinfo").splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.partition(" ")
-        if kind not in ("cgroup", "cgroup2") or len(fields.split()) < 5:
-            continue
-        top, point = [
-            re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
-            for field in fields.split()[3:5]
-        ]
-        controllers = ("",) if kind == "cgroup2" else tuple(options.split()[-1].split(","))
-        yield _Mount(PurePosixPath(top), root / point.lstrip("/"), controllers)
-
-
-def _lineage(path: PurePosixPath, mounts: list[_Mount]) -> list[ControlGroup]:
-    """Return the groups from `path` up to the top of the mount that shows it.
-
-    In a cgroup namespace neither the path nor its top need be visible: then the groups above that
-    exist are taken, at last the mount point itself, which shows the group that holds this process.
-    A path that climbs out of the mount (``/../b``) is in none of its groups.
-    """
-    for mount in sorted(mounts, key=lambda mount: not path.is_relative_to(mount.top)):
-        shown = path.is_relative_to(mount.top)
-        steps = path.relative_to(mount.top) if shown else PurePosixPath()
-        lineage = [
-            ControlGroup(str(mount.top / step), mount.point / step)
-            for step in (steps, *steps.parents)
-            if ".." not in steps.parts
-        ]
-        existing = [group for group in lineage if group.folder.is_dir()]
-        if existing:
-            return existing
-    return []
-
-
 def _caches(root: Path) -> dict[int, tuple[int, int]]:
     """Return bytes and number of sharing CPUs of the first CPU's data caches, by level."""
     found = {}
     for folder in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level = _text(folder / "level").strip()
-        size = re.fullmatch(r"([1-9]\d*)([KM]?)\s*", _text(folder / "size"))
-        if not level.isdecimal() or size is None or _text(folder / "type") == "Instruction\n":
+        level = read_text(folder / "level").strip()
+        size = re.fullmatch(r"([1-9]\d*)([KM]?)\s*", read_text(folder / "size"))
+        if not level.isdecimal() or size is None or read_text(folder / "type") == "Instruction\n":
             continue
-        ranges = re.findall(r"(\d+)(?:-(\d+))?", _text(folder / "shared_cpu_list"))
+        ranges = re.findall(r"(\d+)(?:-(\d+))?", read_text(folder / "shared_cpu_list"))
         sharing = sum(int(last or first) - int(first) + 1 for first, last in ranges)
         unit = {"": 1, "K": 1 << 10, "M": 1 << 20}[size[2]]
         found[int(level)] = int(size[1]) * unit, max(1, sharing)
     return found
-
-
-def _cpu_quota(folder: Path) -> tuple[int, int]:
-    """Return microseconds of CPU time per period, and the period; zeros for no limit."""
-    fields = _text(folder / "cpu.max").split() or [
-        _text(folder / "cpu.cfs_quota_us").strip(),
-        _text(folder / "cpu.cfs_period_us").strip(),
-    ]
-    if len(fields) == 2 and all(field.isdecimal() for field in fields):
-        return int(fields[0]), int(fields[1])
-    return 0, 0
-
-
-def _group_memory(root: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, limit and bytes in use of each cgroup that limits memory."""
-    for lineage in control_groups("memory", root):
-        for group in lineage:
-            limits = [
-                int(text)
-                for name in ("memory.max", "memory.high", "memory.limit_in_bytes")
-                if (text := _text(group.folder / name).strip()).isdecimal()
-            ]
-            if not limits:
-                continue
-            usage = _text(group.folder / "memory.current").strip()
-            usage = usage or _text(group.folder / "memory.usage_in_bytes").strip()
-            stat = _table(group.folder / "memory.stat")
-            cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
-            used = max(0, int(usage) - cached) if usage.isdecimal() else 0
-            yield group.name, min(limits), used
 
 
 def _resource_limits(root: Path) -> Iterator[tuple[str, int, int]]:
@@ -383,22 +251,9 @@ def _resource_limits(root: Path) -> Iterator[tuple[str, int, int]]:
 def _status_bytes(process: str, field: str, root: Path) -> int:
     """Return a field of /proc/<process>/status in bytes; 0 if it is not there."""
     match = re.search(
-        rf"^{field}:\s*(\d+) kB$", _text(root / "proc" / process / "status"), re.MULTILINE
+        rf"^{field}:\s*(\d+) kB$", read_text(root / "proc" / process / "status"), re.MULTILINE
     )
     return int(match[1]) * 1024 if match else 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""
-
-
-def _table(path: Path) -> dict[str, int]:
-    """Read a file of lines 'name number'."""
-    pairs = [line.split() for line in _text(path).splitlines()]
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
 def _version(distribution: str) -> str | None:

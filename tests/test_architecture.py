@@ -13,7 +13,7 @@ PACKAGE = Path(gpublocks.__file__).parent
 
 FLOORS = [
     {"errors", "geometry", "slicing", "voxels"},
-    {"splitting", "budget", "contracts", "arrays", "wire"},
+    {"splitting", "budget", "contracts", "arrays", "wire", "cgroups"},
     {"grid", "machine", "filters", "io", "running", "masking", "sample"},
     {"sizing", "planning", "blocks", "devices", "picture", "workers"},
     {"job"},

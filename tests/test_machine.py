@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpublocks import machine
+from gpublocks import cgroups, machine
 from gpublocks.errors import ArgumentTypeError, PlanError
 
 MB = 10**6
@@ -121,7 +121,7 @@ def test_hybrid_system_takes_memory_from_v1(tree: Tree) -> None:
     tree.belongs("4:name=systemd:/x", "3:cpuset,memory:/a/b", "0::/")
     tree.group("sys/fs/cgroup/unified", procs="1")
     assert machine.memory_limit(tree.root).bytes == 300 * MB
-    names = [[g.name for g in lineage] for lineage in machine.control_groups("memory", tree.root)]
+    names = [[g.name for g in lineage] for lineage in cgroups.control_groups("memory", tree.root)]
     assert names == [["/a/b", "/a", "/"], ["/"]]
 
 
@@ -182,11 +182,11 @@ def test_missing_and_broken_files_mean_no_limit(tree: Tree, cgroup: str) -> None
     assert machine.memory_limit(tree.root).reason == "physical memory"
     assert machine.memory_available(tree.root).bytes > 0
     assert machine.cpu_count(tree.root) >= 1
-    assert machine.oom_kills(tree.root) == 0
+    assert cgroups.oom_kills(tree.root) == 0
 
 
 def test_an_empty_root_means_no_limit(tmp_path: Path) -> None:
-    assert machine.control_groups("memory", tmp_path) == []
+    assert cgroups.control_groups("memory", tmp_path) == []
     assert machine.memory_limit(tmp_path).reason == "physical memory"
     assert machine.core_cache_bytes(tmp_path) == machine.cache_bytes(4, tmp_path) == 1 << 20
     assert machine.rss_anon(1, tmp_path) == 0
@@ -343,7 +343,7 @@ def test_oom_kills_of_either_version(tree: Tree) -> None:
     tree.group("sys/fs/cgroup/a", memory_events="low 0\nmax 9\noom 4\noom_kill 3\noom_group_kill 0")
     tree.group("sys/fs/cgroup/memory/b", memory_oom_control="under_oom 0\noom_kill 2")
     tree.group("sys/fs/cgroup", memory_events="oom_kill 100")
-    assert machine.oom_kills(tree.root) == 5
+    assert cgroups.oom_kills(tree.root) == 5
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is of Linux")
@@ -369,13 +369,13 @@ def test_this_machine() -> None:
     available, limit = machine.memory_available(), machine.memory_limit()
     assert 0 < available.bytes <= limit.bytes
     assert 0 < machine.core_cache_bytes() <= machine.cache_bytes(1)
-    assert machine.oom_kills() >= 0
+    assert cgroups.oom_kills() >= 0
     assert machine.host_budget(2).workers == 2
 
 
 def test_versions_import_nothing() -> None:
     program = (
-        "import sys; from gpublocks import machine; found = machine.versions();"
+        "import sys; from gpublocks import cgroups, machine; found = machine.versions();"
         "assert {'gpublocks', 'python', 'platform', 'numpy'} <= set(found), found;"
         "heavy = {'scipy', 'cupy', 'psutil', 'pynvml', 'matplotlib'} & set(sys.modules);"
         "assert not heavy, heavy"
