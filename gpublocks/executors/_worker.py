@@ -1,0 +1,304 @@
+"""The worker process: does the cells whose numbers it is sent. Touches its own process only."""
+
+import ctypes
+import faulthandler
+import gc
+import io
+import mmap
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from gpublocks.contracts import CellDone, CellFailed, Stage
+from gpublocks.geometry import Cell
+from gpublocks.io.staged import Ring, Staged
+from gpublocks.job import Job, execute, explained
+from gpublocks.wire import Packed, Wire, WireClosedError, pack, unpack
+from gpublocks.workers import STAGES, STATUS, STATUS_BYTES
+
+__all__ = ["main"]
+
+_LOAD, _COMPUTE, _STORE = range(len(STAGES))
+_STAGE = STATUS.size - 1
+_PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_OOM_SCORE = "500"
+# Memory of blocks up to this size is kept for the next block instead of being given back: its
+# pages would be mapped and zeroed anew each time (twice the time for sums of 64 MiB arrays).
+_KEPT_BYTES = 256 << 20
+
+
+def main(wire: int, log: int, stderr: int, parent: int) -> None:
+    """Serve one parent until it closes the wire.
+
+    Parameters
+    ----------
+    wire, log, stderr : int
+        File descriptors: the connection; status page and last words; the true standard error,
+        which takes the place of the log once the worker is up.
+    parent : int
+        Process that the worker must not outlive.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write(_OOM_SCORE)
+    _keep_memory(libc)
+    faulthandler.enable(log)
+    connection = Wire(socket.socket(fileno=wire))
+    os.set_inheritable(wire, False)
+    os.set_inheritable(log, False)
+    sys.stdout = _forwarded(connection, "stdout", 1)
+    sys.stderr = _forwarded(connection, "stderr", 2)
+    os.register_at_fork(after_in_child=lambda: _become_stranger(wire))
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    connection.send(("ready",))
+    with suppress(WireClosedError):
+        _Worker(connection, mmap.mmap(log, STATUS_BYTES), libc).serve()
+
+
+class _Worker:
+    """Does what the messages of a wire say.
+
+    ``('job', …)`` is what to do with a cell, ``('cell', number, place)`` is one to do, ``('end',)``
+    says that no more of this job will come.
+    """
+
+    def __init__(self, wire: Wire, status: mmap.mmap, libc: ctypes.CDLL) -> None:
+        self._wire = wire
+        self._status = status
+        self._libc = libc
+        self._job: Job | None = None
+        self._staged: list[tuple[Staged, int]] = []
+        self._place_bytes = 0
+        self._ring: Ring | None = None
+        self._data_limit: tuple[int, int] | None = None
+
+    def serve(self) -> None:
+        while True:
+            message = self._wire.receive()
+            if message[0] == "cell":
+                self._do(message[1], message[2])
+            elif message[0] == "job":
+                self._begin(*message[1:])
+            else:
+                self._end()
+
+    def _begin(
+        self,
+        packed: Packed,
+        folder: str | None,
+        path: list[str],
+        limit: int | None,
+        offsets: list[int],
+        place_bytes: int,
+        ring_bytes: int,
+    ) -> None:
+        STATUS.pack_into(self._status, 0, 0, _LOAD)
+        try:
+            if ring_bytes:
+                self._ring = Ring.attach(self._wire.descriptors.pop(), ring_bytes)
+            if folder is not None:
+                os.chdir(folder)
+            sys.path[:] = path
+            job = unpack(packed)
+            arrays = [a for a in (*job.sources, *job.sinks) if isinstance(a, Staged)]
+            self._staged = list(zip(arrays, offsets, strict=True))
+            self._place_bytes = place_bytes
+            if limit is not None:
+                self._data_limit = _limit_data(limit)
+            self._job = job
+        except BaseException as error:
+            self._wire.send(("unloadable", *_portable(error)))
+        else:
+            self._wire.send(("loaded",))
+
+    def _do(self, number: int, place: int) -> None:
+        job = self._job
+        if job is None:
+            return
+        cell = job.grid[number]
+        STATUS.pack_into(self._status, 0, number + 1, _LOAD)
+        if self._ring is not None:
+            for staged, offset in self._staged:
+                offset += place * self._place_bytes
+                staged.bind(self._ring.buffer, offset, cell.read_in(staged.shape))
+        try:
+            event = execute(job, cell, "", self._call)
+        except BaseException as error:
+            event = _failed(error, job, cell, STAGES[self._status[_STAGE]])
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        self._reply(job, event)
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        self._status[_STAGE] = _COMPUTE
+        value = function()
+        self._status[_STAGE] = _STORE
+        return value
+
+    def _reply(self, job: Job, event: CellDone | CellFailed) -> None:
+        packed = None
+        if isinstance(event, CellDone) and (event.value is not None or event.outputs):
+            try:
+                packed = _packed((event.value, event.outputs))
+            except BaseException as error:
+                problem = TypeError(f"what the function returned cannot be pickled: {_text(error)}")
+                event = _failed(problem, job, event.cell, "compute")
+        if isinstance(event, CellDone):
+            sizes = event.read_bytes, event.written_bytes
+            self._wire.send(("done", event.started, event.seconds, *sizes, packed))
+        else:
+            self._wire.send(("failed", event.stage, *_portable(event.error)))
+
+    def _end(self) -> None:
+        self._job = None
+        if self._ring is not None:
+            for staged, _ in self._staged:
+                staged.release()
+            self._ring.close()
+            self._ring = None
+        self._staged = []
+        for descriptor in self._wire.descriptors:
+            os.close(descriptor)
+        self._wire.descriptors.clear()
+        if self._data_limit is not None:
+            _set_data_limit(self._data_limit)
+            self._data_limit = None
+        gc.collect()
+        with suppress(AttributeError):
+            self._libc.malloc_trim(0)
+
+
+def _failed(error: BaseException, job: Job, cell: Cell, stage: Stage) -> CellFailed:
+    return CellFailed(cell, "", stage, explained(error, job, cell, stage))
+
+
+def _packed(value: Any) -> Packed:
+    """Pickle a value; with cloudpickle if it needs classes of the user's main module."""
+    try:
+        return pack(value)
+    except Exception:
+        import cloudpickle
+
+        return pack(value, cloudpickle.dumps)
+
+
+def _portable(error: BaseException) -> tuple[Packed | None, str, list[str]]:
+    """Return an error pickled, if it survives that both ways; its text; and its notes.
+
+    The last note is the traceback, which no pickle carries.
+    """
+    text = _text(error)
+    notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+    try:
+        trace = traceback.TracebackException.from_exception(error)
+        trace.__notes__ = None
+        notes.append("in a worker process:\n" + "".join(trace.format()).rstrip())
+    except BaseException as problem:
+        notes.append(f"its traceback cannot be shown: {type(problem).__name__}")
+    try:
+        packed = _packed(error)
+        again = unpack((packed[0], [bytes(buffer) for buffer in packed[1]]))
+        if type(again) is type(error) and str(again) == str(error):
+            return packed, text, notes
+    except BaseException:
+        pass
+    return None, text, notes
+
+
+def _text(error: BaseException) -> str:
+    """Return type and message of an error, whose ``__str__`` may itself raise."""
+    try:
+        message = str(error)
+    except BaseException:
+        message = "its message cannot be shown"
+    name = type(error).__name__
+    return f"{name}: {message}" if message else name
+
+
+def _forwarded(wire: Wire, name: str, number: int) -> io.TextIOWrapper:
+    raw = _Forward(wire, name, number)
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
+
+
+class _Forward(io.RawIOBase):
+    """A standard stream whose lines go to the parent."""
+
+    def __init__(self, wire: Wire, name: str, number: int) -> None:
+        self._wire = wire
+        self._name = name
+        self._number = number
+        self._pending = b""
+        self._lock = threading.RLock()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def write(self, data: Any) -> int:
+        with self._lock:
+            text = bytes(data)
+            self._pending += text
+            if b"\n" in text:
+                complete, line, self._pending = self._pending.rpartition(b"\n")
+                self._send(complete + line)
+        return len(text)
+
+    def flush(self) -> None:
+        super().flush()
+        with self._lock:
+            if self._pending:
+                text, self._pending = self._pending, b""
+                self._send(text)
+
+    def _send(self, text: bytes) -> None:
+        with suppress(WireClosedError, OSError):
+            self._wire.send(("out", self._name, text.decode("utf-8", "replace")))
+
+
+def _become_stranger(wire: int) -> None:
+    """Cut a forked child of the worker off: its parent's messages are not its own."""
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    with suppress(OSError):
+        os.close(wire)
+
+
+def _keep_memory(libc: ctypes.CDLL) -> None:
+    with suppress(AttributeError):
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
+
+
+def _limit_data(nbytes: int) -> tuple[int, int]:
+    """Let the private memory of this process grow by so much; return the limits before."""
+    import resource
+
+    with open("/proc/self/status") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(fields["VmData"].split()[0]) * 1024 + nbytes
+    for ceiling in (soft, hard):
+        if ceiling != resource.RLIM_INFINITY:
+            limit = min(limit, ceiling)
+    _set_data_limit((limit, hard))
+    return soft, hard
+
+
+def _set_data_limit(limits: tuple[int, int]) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, limits)

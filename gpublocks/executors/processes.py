@@ -1,0 +1,616 @@
+"""Cells spread over supervised worker processes that stay warm between runs. Touches processes.
+
+Only the numbers of cells cross to a worker: it opens files itself, and arrays of this process
+pass through shared memory. A worker that dies costs one retry of the one cell it was at.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from math import prod
+from signal import SIGKILL
+from typing import Any, NamedTuple
+
+from gpublocks import cgroups, machine
+from gpublocks.contracts import (
+    Array,
+    CellDone,
+    CellFailed,
+    CellRetried,
+    CellStarted,
+    Event,
+    OutputWritten,
+    Reach,
+    Sink,
+    Source,
+    Stage,
+)
+from gpublocks.errors import (
+    ArgumentTypeError,
+    BlockError,
+    DeviceError,
+    GpublocksError,
+    PlanError,
+    WorkerDiedError,
+)
+from gpublocks.flow import Events, Feed
+from gpublocks.geometry import Cell, Region
+from gpublocks.io.staged import Ring, Staged, array_at
+from gpublocks.job import Job, explained, place
+from gpublocks.running import EventRun
+from gpublocks.wire import Packed, WireClosedError, pack, unpack
+from gpublocks.workers import Slot, WorkerProcess, ending, leased, nesting
+
+__all__ = ["ProcessExecutor"]
+
+GRACE_SECONDS = 0.5
+"""How long the other workers may take to finish their cells after one has failed."""
+
+_DEEPEST = 3
+_IN_FLIGHT = 2
+_FAST_SECONDS = 0.01
+_ATTEMPTS = 2
+_ATTEMPTS_IF_KILLED = 5
+_MEASURE_SECONDS = 0.002
+_ALIGNMENT = 4096
+
+
+class ProcessExecutor:
+    """Runs cells in worker processes.
+
+    Parameters
+    ----------
+    workers : int
+        Cells in flight at once.
+    memory_limit : int, optional
+        Bytes by which the private memory of a worker may grow in a run; a function that asks for
+        more gets a `MemoryError`.
+
+    Raises
+    ------
+    DeviceError
+        Where worker processes cannot be started: not on Linux, or in a frozen program.
+    PlanError
+        In a worker of a worker of a worker.
+    """
+
+    name = "processes"
+
+    def __init__(self, workers: int, *, memory_limit: int | None = None) -> None:
+        advice = "use executor='threads' or 'serial'"
+        if sys.platform != "linux":
+            system = {"darwin": "macOS", "win32": "Windows"}.get(sys.platform, sys.platform)
+            raise DeviceError(f"executor 'processes' is not available on {system} yet; {advice}")
+        if getattr(sys, "frozen", False) or not sys.executable:
+            raise DeviceError(
+                f"executor 'processes' is not available without a Python interpreter; {advice}"
+            )
+        if nesting() >= _DEEPEST:
+            raise PlanError(f"process pools nested {nesting()} deep; {advice}")
+        self.workers = workers
+        self._memory_limit = memory_limit
+
+    def run(self, job: Job, cells: Iterable[Cell]) -> EventRun:
+        """Begin to process cells.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If the function or its arguments cannot be sent to another process.
+        """
+        work = _Work(job, _Parcel.of(job, self._memory_limit))
+        return EventRun(partial(_drive, work, cells, self.workers), work.cancel)
+
+
+def _drive(
+    work: "_Work", cells: Iterable[Cell], workers: int, run: EventRun
+) -> Generator[Event, None, None]:
+    cells = iter(cells)
+    first = list(islice(cells, workers))
+    if not first:
+        return
+    with leased(len(first), lambda: work.stopped) as slots:
+        work.begin(chain(first, cells), slots)
+        try:
+            while batch := work.events.take():
+                for event in batch:
+                    if isinstance(event, BaseException):
+                        raise event
+                    yield event
+        finally:
+            work.end()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """What a worker is told about a job, and how arrays of this process pass through its ring.
+
+    Parameters
+    ----------
+    packed : Packed
+        The job, with stand-ins for the arrays of this process.
+    memory_limit : int or None
+    loaded, stored : tuple of (int, Source)
+        Arrays that are copied into a place of the ring before a cell and out of it afterwards,
+        each with its offset in the place, in bytes.
+    offsets : tuple of int
+        Offsets of all stand-ins, in the order of the job's sources and sinks.
+    place_bytes : int
+        Size of a place: what one cell takes.
+    """
+
+    packed: Packed
+    memory_limit: int | None
+    loaded: tuple[tuple[int, Source], ...]
+    stored: tuple[tuple[int, Sink], ...]
+    offsets: tuple[int, ...]
+    place_bytes: int
+
+    @classmethod
+    def of(cls, job: Job, memory_limit: int | None) -> "_Parcel":
+        sources, size = _laid_out(job, job.sources, 0)
+        sinks, size = _laid_out(job, job.sinks, size)
+        sent = replace(
+            job,
+            sources=tuple(map(_stand_in, job.sources)),
+            sinks=tuple(map(_stand_in, job.sinks)),
+        )
+        return cls(
+            packed=_sendable(sent),
+            memory_limit=memory_limit,
+            # A function that writes by itself sees the present content of its sinks.
+            loaded=sources + sinks if job.function_type == "block" else sources,
+            stored=() if job.keep_outputs else sinks,
+            offsets=tuple([offset for offset, _ in sources + sinks]),
+            place_bytes=size,
+        )
+
+    @property
+    def ring_bytes(self) -> int:
+        return _IN_FLIGHT * self.place_bytes
+
+    def message(self) -> tuple[Any, ...]:
+        """Return the message that a run begins with."""
+        folder = None
+        with suppress(OSError):
+            folder = os.getcwd()
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        layout = self.offsets, self.place_bytes, self.ring_bytes
+        return "job", self.packed, folder, path, self.memory_limit, *layout
+
+
+def _laid_out(job: Job, arrays: Iterable[Any], size: int) -> tuple[tuple[Any, ...], int]:
+    """Return arrays of this process with their offsets, and where the last one ends."""
+    placed = []
+    for array in arrays:
+        if array.reach == Reach.PROCESS:
+            placed.append((size, array))
+            shape = list(array.shape)
+            for axis in job.grid.axes:
+                shape[axis] = job.grid.largest[axis]
+            size += -(-prod(shape) * array.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+    return tuple(placed), size
+
+
+def _stand_in(array: Any) -> Any:
+    if array.reach != Reach.PROCESS:
+        return array
+    return Staged(array.name, array.shape, array.dtype, array.order, array.location)
+
+
+def _sendable(job: Job) -> Packed:
+    import cloudpickle
+
+    try:
+        return pack(job, cloudpickle.dumps)
+    except Exception as error:
+        culprit = f"function {_name(job.function)!r}"
+        for name, value in job.kwargs.items():
+            try:
+                pack(value, cloudpickle.dumps)
+            except Exception:
+                culprit = f"argument {name!r} of {culprit}"
+                break
+        raise ArgumentTypeError(
+            f"cannot send {culprit} to worker processes: {error}; use executor='threads'"
+        ) from error
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+class _Work:
+    """One run: its job, the cells that are left, and the events for the consumer."""
+
+    def __init__(self, job: Job, parcel: _Parcel) -> None:
+        self.job = job
+        self.parcel = parcel
+        self.in_place = _in_place(job)
+        self.storing = threading.Lock()
+        self.oom_kills = 0
+        self.feed = Feed(())
+        self.events = Events(0, ())
+        self._cancelled = False
+        self._grace = 0.0
+        self._killers: set[int] = set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no further cell may begin."""
+        return self._cancelled or self.feed.stopped
+
+    def begin(self, cells: Iterable[Cell], slots: list[Slot]) -> None:
+        """Let slots work on cells."""
+        self.oom_kills = cgroups.oom_kills()
+        self.feed = Feed(cells)
+        self.events = Events(2 * len(slots), slots)
+        if self._cancelled:
+            self._stop()
+        for slot in slots:
+            slot.give(self._serve)
+
+    def end(self) -> None:
+        """Wait until no slot works on it, killing workers that take longer than the grace."""
+        self._stop()
+        seconds = self._grace
+        try:
+            while not self.events.left(seconds):
+                self._kill()
+                seconds = 0.02
+        except BaseException:
+            self._kill()
+            raise
+
+    def cancel(self) -> None:
+        """Stop at once: workers that are under way are killed."""
+        self._cancelled = True
+        self._stop()
+        self._kill()
+
+    def fail(self, problem: CellFailed | BaseException) -> None:
+        """End the run; cells that are under way may be finished within a grace period."""
+        self._grace = GRACE_SECONDS
+        self.events.put([problem], wait=False)
+        self._stop()
+
+    def kills_again(self, cell: Cell) -> bool:
+        """Note that a cell killed its worker; return whether it has done so before."""
+        again = cell.number in self._killers
+        self._killers.add(cell.number)
+        return again
+
+    def _serve(self, slot: Slot) -> None:
+        try:
+            _Lane(self, slot).run()
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            self.events.leave(slot)
+
+    def _stop(self) -> None:
+        self.feed.stopped = True
+        self.events.close()
+
+    def _kill(self) -> None:
+        for slot in self.events.members:
+            slot.kill()
+
+
+def _in_place(job: Job) -> bool:
+    """Tell whether workers write where they also read: doing a cell twice would then be wrong."""
+    written = [sink for sink in job.sinks if sink.reach != Reach.PROCESS]
+    return any(_shared(sink, source) for sink in written for source in job.sources)
+
+
+def _shared(sink: Sink, source: Source) -> bool:
+    if sink.extent is not None and source.extent is not None:
+        return sink.extent.overlaps(source.extent)
+    return sink.location is not None and sink.location == source.location
+
+
+class _Loaded(NamedTuple):
+    """A cell that has what it needs in a place of the ring."""
+
+    cell: Cell
+    place: int
+    seconds: float
+
+
+class _Lane:
+    """What one slot does for one run."""
+
+    def __init__(self, work: _Work, slot: Slot) -> None:
+        self._work = work
+        self._job = work.job
+        self._feed = work.feed
+        self._parcel = work.parcel
+        self._slot = slot
+        self._name = slot.name
+        self._worker: WorkerProcess | None = None
+        self._was_warm = False
+        self._ring: Ring | None = None
+        self._places = list(range(_IN_FLIGHT))
+        self._flight: deque[_Loaded] = deque()
+        self._ahead: _Loaded | None = None
+        self._fast = False
+        self._stillborn = 0
+        self._idle_bytes = 0
+        self._peak_bytes = 0
+
+    def run(self) -> None:
+        """Take cells until there is none left or the run is stopped."""
+        if self._parcel.place_bytes:
+            self._ring = Ring(self._parcel.ring_bytes)
+        try:
+            self._work_off()
+            if self._worker is not None:
+                self._worker.wire.send(("end",))
+        except WireClosedError:
+            self._discard()
+        except BaseException:
+            # The worker may be in the middle of anything.
+            self._discard()
+            raise
+        finally:
+            if self._ring is not None:
+                self._ring.close()
+
+    def _work_off(self) -> None:
+        while True:
+            try:
+                if not self._work.stopped:
+                    self._fill()
+                if not self._flight:
+                    return
+                self._receive()
+            except WireClosedError:
+                self._bury()
+
+    def _fill(self) -> None:
+        """Keep the worker busy.
+
+        Short cells queue at the worker. Others are sent when their turn comes, so that a slot
+        without work can take them; the next one's arrays are already loaded then.
+        """
+        while len(self._flight) < (_IN_FLIGHT if self._fast else 1):
+            loaded = self._next()
+            if loaded is None:
+                return
+            self._flight.append(loaded)
+            self._send(loaded)
+            if len(self._flight) == 1:
+                self._work.events.put([CellStarted(loaded.cell, self._name)])
+        if self._parcel.loaded and self._ahead is None and self._places:
+            cell = self._feed.next()
+            if cell is not None and (loaded := self._load(cell)):
+                self._ahead = loaded
+                self._feed.hold(cell)
+
+    def _next(self) -> _Loaded | None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if self._feed.claim(ahead.cell):
+                return ahead
+            self._places.append(ahead.place)
+        cell = self._feed.next()
+        return None if cell is None else self._load(cell)
+
+    def _load(self, cell: Cell) -> _Loaded | None:
+        """Copy what the worker cannot see into a place of the ring."""
+        number = self._places.pop()
+        if not self._parcel.loaded:
+            return _Loaded(cell, number, 0.0)
+        start = time.perf_counter()
+        try:
+            for source, region, view in self._views(self._parcel.loaded, cell, number):
+                source.read(region, out=view)
+        except BaseException as error:
+            self._fail(cell, "load", error)
+            return None
+        return _Loaded(cell, number, time.perf_counter() - start)
+
+    def _store(self, cell: Cell, number: int) -> None:
+        """Copy the valid regions out of a place of the ring."""
+        for sink, region, view in self._views(self._parcel.stored, cell, number):
+            valid = cell.valid_in(sink.shape)
+            with self._work.storing if sink.single_writer else nullcontext():
+                sink.write(valid, view[valid.within(region).slices])
+
+    def _views(
+        self, arrays: Iterable[tuple[int, Any]], cell: Cell, number: int
+    ) -> Iterator[tuple[Any, Region, Array]]:
+        assert self._ring is not None
+        start = number * self._parcel.place_bytes
+        for offset, array in arrays:
+            region = cell.read_in(array.shape)
+            view = array_at(
+                self._ring.buffer, start + offset, region.shape, array.dtype, array.order
+            )
+            yield array, region, view
+
+    def _send(self, loaded: _Loaded) -> None:
+        worker = self._worker = self._worker or self._told()
+        if self._job.keep_outputs:
+            self._idle_bytes = self._peak_bytes = machine.rss_anon(worker.pid)
+        worker.wire.send(("cell", loaded.cell.number, loaded.place))
+
+    def _told(self) -> WorkerProcess:
+        """Return a worker that knows the job."""
+        self._was_warm = self._slot.worker is not None
+        worker = self._slot.worker or self._slot.start()
+        worker.wire.send(self._parcel.message(), [self._ring.fd] if self._ring else [])
+        while self._job.keep_outputs and not self._heard(worker):
+            # What loading the job takes is not counted as memory of its first cell.
+            continue
+        return worker
+
+    def _receive(self) -> None:
+        worker = self._worker
+        assert worker is not None
+        if self._job.keep_outputs:
+            while not worker.wire.ready(_MEASURE_SECONDS):
+                self._peak_bytes = max(self._peak_bytes, machine.rss_anon(worker.pid))
+        self._heard(worker)
+
+    def _heard(self, worker: WorkerProcess) -> bool:
+        """Act on the next message of the worker; return False if it is only text."""
+        kind, *rest = worker.wire.receive()
+        if kind == "done":
+            self._done(*rest)
+        elif kind == "out":
+            self._work.events.put([OutputWritten(*rest, self._name)])
+            return False
+        elif kind == "failed":
+            cell = self._flight.popleft().cell
+            self._work.fail(_failed(self._job, cell, self._name, *rest))
+        elif kind == "unloadable":
+            self._flight.clear()
+            self._work.fail(_unloadable(self._job, *rest))
+        return True
+
+    def _done(
+        self,
+        started: float,
+        seconds: tuple[float, float, float],
+        read_bytes: int,
+        written_bytes: int,
+        packed: Packed | None,
+    ) -> None:
+        cell, number, load_seconds = self._flight.popleft()
+        value, outputs, peak = None, (), None
+        start = time.perf_counter()
+        stage: Stage = "compute"
+        try:
+            if packed is not None:
+                value, outputs = unpack(packed)
+            if self._parcel.stored:
+                stage = "store"
+                self._store(cell, number)
+        except BaseException as error:
+            self._fail(cell, stage, error)
+            return
+        if self._parcel.place_bytes:
+            load, compute, store = seconds
+            seconds = load + load_seconds, compute, store + time.perf_counter() - start
+        if self._job.keep_outputs:
+            peak = self._peak_bytes - self._idle_bytes
+        self._places.append(number)
+        self._fast = sum(seconds) < _FAST_SECONDS
+        self._stillborn = 0
+        name = self._name
+        sizes = read_bytes, written_bytes
+        events: list[Event] = [CellDone(cell, name, started, seconds, *sizes, value, outputs, peak)]
+        if self._flight:
+            events.append(CellStarted(self._flight[0].cell, name))
+        self._work.events.put(events)
+
+    def _fail(self, cell: Cell, stage: Stage, error: BaseException) -> None:
+        error = explained(error, self._job, cell, stage)
+        self._work.fail(CellFailed(cell, self._name, stage, error))
+
+    def _bury(self) -> None:
+        """Wait for the end of a dead worker and decide what becomes of its cells."""
+        code, doing, last_words = self._discard()
+        cells = [loaded.cell for loaded in self._flight]
+        self._places += [loaded.place for loaded in self._flight]
+        self._flight.clear()
+        if self._work.stopped:
+            return
+        reason = f"{self._name} {ending(code)}"
+        if cells and cells[0].number == doing[0]:
+            if not self._retried(cells[0], doing[1], reason, last_words):
+                return
+        elif not self._was_warm:
+            self._stillborn += 1
+            if self._stillborn >= (_ATTEMPTS_IF_KILLED if code == -SIGKILL else _ATTEMPTS):
+                self._work.fail(_stillborn(reason, last_words))
+                return
+        self._was_warm = False
+        self._feed.give_back(cells)
+
+    def _discard(self) -> tuple[int, tuple[int | None, Stage], str]:
+        """End the worker; return its exit code, what it was at, and its last words."""
+        worker = self._slot.worker
+        self._slot.worker = self._worker = None
+        if worker is None:
+            return 0, (None, "load"), ""
+        code = worker.reap()
+        return code, worker.doing(), worker.last_words()
+
+    def _retried(self, cell: Cell, stage: Stage, reason: str, last_words: str) -> bool:
+        """Tell that a cell is done again, or end the run if it must not be."""
+        writes = stage == "store" or (stage == "compute" and self._job.function_type == "block")
+        if writes and self._work.in_place:
+            why = f"{reason} in stage '{stage}', which changes the source it reads"
+        elif self._work.kills_again(cell):
+            why = f"{reason} in stage '{stage}', for the second time"
+        else:
+            self._work.events.put([CellRetried(cell, self._name, reason)])
+            return True
+        kills = cgroups.oom_kills() - self._work.oom_kills
+        if kills > 0:
+            why += f"; the kernel killed {kills} processes for want of memory during this run"
+        error = WorkerDiedError(f"{place(self._job, cell)}: {why}", cell.number, stage)
+        if last_words:
+            error.add_note(f"last words of {self._name}:\n{last_words}")
+        self._work.fail(CellFailed(cell, self._name, stage, error))
+        return False
+
+
+def _failed(
+    job: Job,
+    cell: Cell,
+    worker: str,
+    stage: Stage,
+    packed: Packed | None,
+    text: str,
+    notes: list[str],
+) -> CellFailed:
+    """Return the failure that a worker reported, its error of the type it had there if possible."""
+    error = _revived(packed, notes)
+    if error is None:
+        what = "function raised" if stage == "compute" else "raised"
+        message = f"{place(job, cell)}: {what} {text}"
+        error = _noted(BlockError(message, cell.number, stage), notes)
+    return CellFailed(cell, worker, stage, error)
+
+
+def _unloadable(job: Job, packed: Packed | None, text: str, notes: list[str]) -> BaseException:
+    error = _revived(packed, notes)
+    if isinstance(error, GpublocksError | MemoryError):
+        return error
+    message = f"worker processes cannot load function {_name(job.function)!r}: {text}"
+    return _noted(ArgumentTypeError(f"{message}; use executor='threads'"), notes)
+
+
+def _revived(packed: Packed | None, notes: list[str]) -> BaseException | None:
+    if packed is None:
+        return None
+    try:
+        return _noted(unpack(packed), notes)
+    except BaseException:
+        return None
+
+
+def _noted(error: BaseException, notes: list[str]) -> BaseException:
+    for note in notes:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    return error
+
+
+def _stillborn(reason: str, last_words: str) -> DeviceError:
+    error = DeviceError(
+        f"worker processes end before they begin: {reason}; use executor='threads' or 'serial'"
+    )
+    if last_words:
+        error.add_note(f"last words:\n{last_words}")
+    return error

@@ -1,0 +1,158 @@
+"""Messages between a process and its worker: pickled tuples over a socket. Touches sockets."""
+
+import array
+import pickle
+import select
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Packed", "Wire", "WireClosedError", "pack", "unpack"]
+
+Packed = tuple[bytes, list[pickle.PickleBuffer]]
+"""A pickled value and the large buffers that it refers to, which are never copied into it."""
+
+_HEAD = struct.Struct("<QI")
+_BUFFER_BYTES = 1 << 16
+_MOST_DESCRIPTORS = 4
+_ANCILLARY_BYTES = socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS) if hasattr(socket, "CMSG_SPACE") else 0
+_SEND = getattr(socket, "MSG_NOSIGNAL", 0)
+_RECEIVE = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+def pack(value: Any, dumps: Any = pickle.dumps) -> Packed:
+    """Pickle a value apart from the buffers of its arrays.
+
+    Parameters
+    ----------
+    dumps : callable
+        `pickle.dumps`, or that of a library with its signature.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    return dumps(value, protocol=5, buffer_callback=buffers.append), buffers
+
+
+def unpack(packed: tuple[bytes, Sequence[Any]]) -> Any:
+    """Return the value that `pack` was given."""
+    return pickle.loads(packed[0], buffers=packed[1])
+
+
+class WireClosedError(EOFError):
+    """The other end of a wire is closed, or its process is gone."""
+
+
+class Wire:
+    """One end of a connected stream socket that carries messages.
+
+    A message is a tuple of anything that pickles; a `Packed` value inside it travels without
+    being copied into the message. One thread receives; any thread may send.
+
+    Attributes
+    ----------
+    descriptors : list of int
+        File descriptors that came with the messages received so far; the receiver takes them out.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.descriptors: list[int] = []
+        self._socket = connection
+        self._lock = threading.Lock()
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._start = 0
+        self._stop = 0
+
+    def close(self) -> None:
+        """Close this end; the other one then reads the end of the stream."""
+        self._socket.close()
+
+    def send(self, message: tuple[Any, ...], descriptors: Sequence[int] = ()) -> None:
+        """Send a message, and duplicates of file descriptors with it.
+
+        Raises
+        ------
+        WireClosedError
+            If the other end is closed.
+        """
+        data, buffers = pack(message)
+        views = [buffer.raw() for buffer in buffers]
+        frame = _HEAD.pack(len(data), len(views)) + data
+        if views:
+            frame += struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views])
+        try:
+            with self._lock:
+                if descriptors:
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+                    frame = frame[self._socket.sendmsg([frame], [rights], _SEND) :]
+                self._socket.sendall(frame, _SEND)
+                for view in views:
+                    self._socket.sendall(view, _SEND)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise WireClosedError("the other end of the wire is closed") from error
+
+    def receive(self) -> Any:
+        """Wait for the next message.
+
+        Raises
+        ------
+        WireClosedError
+            If the other end was closed, or its process died, perhaps within a message.
+        """
+        size, count = _HEAD.unpack(self._take(_HEAD.size))
+        data = self._take(size)
+        if not count:
+            return pickle.loads(data)
+        data = bytes(data)
+        sizes = struct.unpack(f"<{count}Q", self._take(8 * count))
+        buffers = [np.empty(n, np.uint8) for n in sizes]
+        for buffer in buffers:
+            self._fill(memoryview(buffer))
+        return pickle.loads(data, buffers=buffers)
+
+    def ready(self, seconds: float) -> bool:
+        """Tell whether something can be received, waiting for at most so long."""
+        if self._stop > self._start:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def _take(self, size: int) -> memoryview | bytearray:
+        """Return the next bytes; a view that is valid until the next call."""
+        if size > _BUFFER_BYTES:
+            whole = bytearray(size)
+            self._fill(memoryview(whole))
+            return whole
+        start, stop = self._start, self._stop
+        if stop - start < size:
+            self._buffer[: stop - start] = self._buffer[start:stop]
+            start, stop = 0, stop - start
+            while stop < size:
+                stop += self._receive(self._buffer[stop:])
+        self._start, self._stop = start + size, stop
+        return self._buffer[start : start + size]
+
+    def _fill(self, view: memoryview) -> None:
+        """Fill a view from what was received already, then from the socket."""
+        ready = min(self._stop - self._start, len(view))
+        view[:ready] = self._buffer[self._start : self._start + ready]
+        self._start += ready
+        while ready < len(view):
+            ready += self._receive(view[ready:])
+
+    def _receive(self, view: memoryview) -> int:
+        try:
+            size, ancillary, _, _ = self._socket.recvmsg_into([view], _ANCILLARY_BYTES, _RECEIVE)
+        except ConnectionResetError:
+            size, ancillary = 0, []
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors = array.array("i")
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+                self.descriptors.extend(descriptors)
+        if not size:
+            raise WireClosedError("the other end of the wire is closed")
+        return size
