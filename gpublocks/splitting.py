@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, Literal
 
 from gpublocks.errors import ArgumentTypeError, PlanError
@@ -116,10 +117,11 @@ def as_count(name: str, value: Any, minimum: int) -> int:
     PlanError
         If it is below `minimum`.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = index(None if isinstance(value, bool) else value)
+    except TypeError:
         kind = type(value).__name__
-        raise ArgumentTypeError(f"{name} is {value!r} ({kind}); give a whole number")
-    number = int(value.__index__())
+        raise ArgumentTypeError(f"{name} is {value!r} ({kind}); give a whole number") from None
     if number < minimum:
         hint = "use 0 for none" if minimum == 0 else f"it must be at least {minimum}"
         raise PlanError(f"{name} is {number}; {hint}")
