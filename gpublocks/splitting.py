@@ -13,6 +13,10 @@ __all__ = ["AxisSplit", "as_count", "split_axis"]
 
 log = logging.getLogger(__name__)
 
+_IRREGULAR = 3
+"""So many blocks at either end of an axis may differ from those between them: the first and last
+by having one neighbour; two more where a border moves to a unit and context crosses the end."""
+
 
 @dataclass(frozen=True, slots=True)
 class AxisSplit:
@@ -65,7 +69,8 @@ class AxisSplit:
         """Return where the valid range of block `k` begins (``border(count)`` is the axis end).
 
         It is the middle of the overlap, halves to even; to below where blocks advance by a single
-        voxel, since rounding to even would leave every other valid range empty there.
+        voxel, since rounding to even would leave every other valid range empty there. The middle
+        is then moved to the nearest unit, if there is one.
         """
         if k <= 0:
             return 0
@@ -78,17 +83,46 @@ class AxisSplit:
     def largest(self) -> int:
         """Length of the longest block."""
         if self.unit > 1:
-            return max(hi - lo for lo, hi in map(self.block, range(self.count)))
+            ends = [hi - lo for lo, hi in map(self.block, self._ends())]
+            between = self._between()
+            return max(*ends, between[-1] + self.overlap) if between else max(ends)
         return min(self.size, self.width + (1 if self.extra else 0))
 
     @property
     def read(self) -> int:
         """Sum of the lengths of all blocks."""
         if self.unit > 1 or self.count == 0:
-            return sum(hi - lo for lo, hi in map(self.block, range(self.count)))
+            ends = sum(hi - lo for lo, hi in map(self.block, self._ends()))
+            blocks = max(0, self.count - 2 * _IRREGULAR)
+            borders = self.border(self.count - _IRREGULAR) - self.border(_IRREGULAR)
+            return ends + (borders + blocks * self.overlap if blocks else 0)
         lo, hi = self._block(self.count - 1)
         n = self.count - 1
         return n * self.width + n * self.extra // self.count + hi - lo
+
+    @property
+    def shortest_valid(self) -> int:
+        """Length of the shortest valid range."""
+        ends = [hi - lo for lo, hi in map(self.valid, self._ends())]
+        return min([*ends, *self._between()])
+
+    def _ends(self) -> Sequence[int]:
+        """Return the blocks that the ends of the axis may cut or pull back."""
+        if self.count <= 2 * _IRREGULAR:
+            return range(self.count)
+        return [*range(_IRREGULAR), *range(self.count - _IRREGULAR, self.count)]
+
+    def _between(self) -> Sequence[int]:
+        """Return the lengths, at most two, of the valid ranges of the other blocks.
+
+        Where borders lie on units they are ``floor(a * k + b)`` units for some a and b, and the
+        differences of such a sequence are ``floor(a)`` or ``floor(a) + 1``.
+        """
+        blocks = self.count - 2 * _IRREGULAR
+        if blocks < 1:
+            return ()
+        units = (self.border(self.count - _IRREGULAR) - self.border(_IRREGULAR)) // self.unit
+        return units // blocks * self.unit, -(-units // blocks) * self.unit
 
     def _block(self, k: int) -> Range:
         lo = k * (self.width - self.overlap) + k * self.extra // self.count
@@ -99,8 +133,8 @@ class AxisSplit:
     def _border(self, k: int) -> int:
         total = self._block(k)[0] + self._block(k - 1)[1]
         half, odd = divmod(total, 2)
-        single_steps = self.width - self.overlap == 1
-        return half + (odd and half % 2 and not single_steps)
+        down = self.unit > 1 or self.width - self.overlap == 1
+        return half + (odd and half % 2 and not down)
 
     def _context(self, k: int) -> Range:
         middle = self._border(k)
@@ -262,8 +296,7 @@ def aligned(split: AxisSplit, unit: int, size_max: int | None, label: str = "") 
     if unit == 1 or split.count == 1:
         return split
     snapped = replace(split, unit=unit)
-    steps: Sequence[int] = [snapped.border(k + 1) - snapped.border(k) for k in range(split.count)]
-    if min(steps) < 1:
+    if snapped.shortest_valid < 1:
         raise PlanError(
             f"blocks of {split.width} voxels{label} are too small for a sink that is written "
             f"{unit} voxels at a time; use sizes of at least {unit + split.overlap}"
