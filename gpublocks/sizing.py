@@ -1,7 +1,9 @@
 """Which blocks: by the documented sizes, or the fastest that fit the budget. Pure."""
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, log2, prod
 from typing import Any
@@ -55,7 +57,9 @@ def normalise_axes(axes: Any, ndim: int, order: Order, unit: Sequence[int] = ())
         if axes != "all":
             raise PlanError(f"axes is {axes!r}; use 'all', a number or a list of numbers")
         return list(range(ndim))
-    listed = list(axes) if isinstance(axes, Sequence) or hasattr(axes, "tolist") else [axes]
+    listed = list(axes) if isinstance(axes, Sequence) or getattr(axes, "ndim", 0) > 0 else [axes]
+    if not listed:
+        raise PlanError("axes is empty; give at least one axis, or size_max='full' for one block")
     result: list[int] = []
     for axis in listed:
         number = as_count("axis", axis, -ndim) if axis is not None else None
@@ -94,16 +98,38 @@ def documented_grid(
     for position, axis in enumerate(axes):
         parameters = {name: values[position] for name, values in table.items()}
         label = f" of axis {axis}"
-        split = split_axis(shape[axis], label=label, **parameters)
-        if unit and unit[axis] > 1:
-            split = aligned(split, unit[axis], parameters["size_max"], label)
-        splits[axis] = split
+        splits[axis] = _split(shape[axis], unit[axis] if unit else 1, label, parameters)
     ordered = tuple(sorted(splits))
     return Grid(tuple(shape), ordered, tuple(splits[axis] for axis in ordered))
 
 
+def _split(size: int, unit: int, label: str, parameters: dict[str, Any]) -> AxisSplit:
+    """Split an axis, valid borders on units; not optimised where they would not allow it."""
+    size_max = parameters["size_max"]
+    split = split_axis(size, label=label, **parameters)
+    with suppress(PlanError):
+        return aligned(split, unit, size_max, label)
+    plain = {**parameters, "optimization": False}
+    try:
+        return aligned(split_axis(size, label=label, **plain), unit, size_max, label)
+    except PlanError as error:
+        fitting = _aligned_size(size, unit, plain)
+        raise PlanError(f"{error}; use a size_max of {fitting}") from None
+
+
+def _aligned_size(size: int, unit: int, parameters: dict[str, Any]) -> int:
+    """Return a larger `size_max` whose blocks can be aligned; one block always can."""
+    size_max = int(parameters["size_max"])
+    for step in itertools.count(1):
+        size_max += step
+        with suppress(PlanError):
+            aligned(split_axis(size, **{**parameters, "size_max": size_max}), unit, size_max)
+            break
+    return size_max
+
+
 def _per_axis(name: str, value: Any, axes: list[int]) -> list[Any]:
-    if isinstance(value, tuple | list) or (hasattr(value, "tolist") and getattr(value, "ndim", 0)):
+    if isinstance(value, tuple | list) or getattr(value, "ndim", 0) > 0:
         values = list(value)
         if len(values) != len(axes):
             raise PlanError(

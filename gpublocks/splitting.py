@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.geometry import Range
 
-__all__ = ["AxisSplit", "as_count", "split_axis"]
+__all__ = ["AxisSplit", "aligned", "as_count", "blocks_needed", "even_split", "split_axis"]
 
 log = logging.getLogger(__name__)
 
@@ -206,8 +206,9 @@ def split_axis(
         raise PlanError(f"overlap {shared}{label} is not smaller than size_min {smallest}")
     if multiple_of is not None:
         multiple = as_count(f"size_multiple_of{label}", multiple_of, 1)
-        if multiple > 1:
-            return _multiples(size, largest, shared, multiple, label)
+        if multiple > 1 and largest < size:
+            least = None if fixed else smallest
+            return _multiples(size, largest, least, shared, multiple, label)
     count = blocks_needed(size, largest, shared)
     if count == 1:
         return AxisSplit(size, 1, shared, size)
@@ -268,21 +269,26 @@ def _optimised(count: int, processes: int, fix: str | None, size: int, shared: i
     return count - rest if count > rest else count
 
 
-def _multiples(size: int, largest: int, shared: int, multiple: int, label: str) -> AxisSplit:
-    """Split into equal blocks whose width is a multiple, the last one cut by the axis end."""
-    if largest >= size:
-        return AxisSplit(size, 1, shared, size)
+def _multiples(
+    size: int, largest: int, smallest: int | None, shared: int, multiple: int, label: str
+) -> AxisSplit:
+    """Split into equal blocks whose width is a multiple, the last one cut by the axis end.
+
+    Without a smallest width they are as large as can be, and the last one is pulled back.
+    """
     limit = largest // multiple * multiple
-    if limit <= shared:
+    least = smallest or max(limit, shared + 1)
+    if limit < least:
         raise PlanError(
-            f"size_multiple_of {multiple}{label} leaves no block above overlap {shared} "
-            f"and up to size_max {largest}; use a size_max of at least "
-            f"{(shared // multiple + 1) * multiple}"
+            f"no block{label} is a multiple of size_multiple_of {multiple}, above overlap "
+            f"{shared}, and from {least} to {largest} voxels (size_min, size_max) long; "
+            f"use a size_max of at least {-(-least // multiple) * multiple}"
         )
     count = blocks_needed(size, limit, shared)
     mean = -(-(size + (count - 1) * shared) // count)
-    width = -(-mean // multiple) * multiple
-    return AxisSplit(size, blocks_needed(size, width, shared), shared, width)
+    width = -(-max(mean, least) // multiple) * multiple
+    count = blocks_needed(size, width, shared)
+    return AxisSplit(size, count, shared, width, pulled=smallest is None)
 
 
 def aligned(split: AxisSplit, unit: int, size_max: int | None, label: str = "") -> AxisSplit:
@@ -299,11 +305,11 @@ def aligned(split: AxisSplit, unit: int, size_max: int | None, label: str = "") 
     if snapped.shortest_valid < 1:
         raise PlanError(
             f"blocks of {split.width} voxels{label} are too small for a sink that is written "
-            f"{unit} voxels at a time; use sizes of at least {unit + split.overlap}"
+            f"{unit} voxels at a time"
         )
     if size_max is not None and snapped.largest > size_max:
         raise PlanError(
             f"blocks{label} aligned to the sink's unit of {unit} voxels grow to "
-            f"{snapped.largest}, above size_max {size_max}; use a size_max of {snapped.largest}"
+            f"{snapped.largest}, above size_max {size_max}"
         )
     return snapped
