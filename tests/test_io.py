@@ -86,10 +86,13 @@ class TestNumpy(SinkContract):
         assert repr(io.as_source([[1.0, 2.0]])) == "Numpy-Source(1, 2)[float64]|C|"
         with pytest.raises(ArgumentTypeError, match="neither array nor shape"):
             io.npy.Source()
-        with pytest.raises(PlanError, match="convert it first"):
-            io.npy.Source(array=np.zeros((2, 3)), dtype="f4")
+        array = np.zeros((2, 3))
+        assert io.npy.Source(array, shape=(2, 3), dtype=float, order="C").array is array
+        for wrong in ({"dtype": np.dtype("f4")}, {"shape": (3, 2)}, {"order": "F"}):
+            with pytest.raises(PlanError, match="the array is Numpy-Source"):
+                io.npy.Source(array, **wrong)
 
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=50)
     @given(data=st.data(), array=hnp.arrays("u1", hnp.array_shapes(max_dims=4)))
     def test_any_view_is_read_in_its_own_order(self, data, array):
         axes = data.draw(st.permutations(range(array.ndim)))
@@ -532,7 +535,7 @@ class TestAliasing:
         assert parts[0].extent.overlaps(parts[2].extent)
         assert parts[1].extent.overlaps(parts[2].extent)
 
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=50)
     @given(data=st.data())
     def test_views_of_an_array(self, data):
         array = np.zeros((6, 5), "i2")
@@ -651,7 +654,7 @@ class TestBadSources:
             io.as_source(path)
         assert "allow_pickle" not in str(caught.value)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=40)
     @given(place=st.integers(0, 127), byte=st.integers(0, 255))
     def test_row_62_damaged_headers_never_surprise(self, tmp_path_factory, place, byte):
         path = tmp_path_factory.getbasetemp() / "damaged.npy"
@@ -794,7 +797,7 @@ class TestBadSinks:
         with pytest.raises(SinkError, match="stride 0 on axis 1"):
             io.as_sink(io.npy.Source(spread))
 
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=50)
     @given(data=st.data())
     def test_row_57_ordinary_views_are_fine(self, data):
         array = np.zeros(data.draw(hnp.array_shapes(max_dims=4)), "u2")

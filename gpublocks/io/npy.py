@@ -86,10 +86,12 @@ class Source:
         self.name = name or "Numpy-Source"
         self.unit = (1,) * self.array.ndim
         self._extent = extent
-        asked = [shape and tuple(shape), dtype and np.dtype(dtype), order]
-        for wanted, found in zip(asked, (self.shape, self.dtype, self.order), strict=True):
-            if wanted is not None and wanted != found and self.array.ndim > 1:
-                raise PlanError(f"the array is {self!r}, not {wanted}; convert it first")
+        if dtype is not None and self.dtype != dtype:
+            raise PlanError(f"the array is {self!r}, not {np.dtype(dtype)}; convert it first")
+        if shape is not None and self.shape != tuple(np.atleast_1d(shape)):
+            raise PlanError(f"the array is {self!r}, not of shape {shape}; reshape it first")
+        if order is not None and not self.array.flags[order]:
+            raise PlanError(f"the array is {self!r}, not in order {order}; convert it first")
 
     ndim = property(source_ndim)
     size = property(source_size)
@@ -155,7 +157,7 @@ class NewArray:
         """Do nothing: there is nothing in the way of a new array."""
 
     def create(self, shape: tuple[int, ...], dtype: DType, order: Order) -> Source:
-        """Return a new array, its voxels not set.
+        """Return a new array of zeros.
 
         Raises
         ------
@@ -163,7 +165,7 @@ class NewArray:
             If there is not enough memory.
         """
         try:
-            return Source(np.empty(shape, dtype, order))
+            return Source(np.zeros(shape, dtype, order))
         except MemoryError as error:
             nbytes = format_bytes(prod(shape) * np.dtype(dtype).itemsize)
             raise BudgetError(

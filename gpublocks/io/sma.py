@@ -77,7 +77,7 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike = float, order: Ord
     ArgumentTypeError
         If `dtype` holds objects.
     """
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    shape = tuple(np.atleast_1d(np.asarray(shape, np.intp)).tolist())
     dtype = np.dtype(dtype)
     if dtype.hasobject:
         raise ArgumentTypeError(f"dtype {dtype} cannot lie in shared memory; use numbers")

@@ -232,6 +232,12 @@ class NewSinkContract:
         sink.finish()
         assert list(tmp_path.iterdir()) == []
 
+    def test_what_is_never_written_is_zero(self, tmp_path):
+        sink = self.make(tmp_path).create((5, 6, 7), np.dtype("f4"), "C")
+        sink.write(REGIONS[1], np.ones(REGIONS[1].shape))
+        sink.finish()
+        assert np.asarray(sink).sum() == REGIONS[1].size
+
     @pytest.mark.parametrize("shape", [(0,), (3, 0, 2)])
     def test_an_empty_sink(self, tmp_path, shape):
         sink = self.make(tmp_path).create(shape, np.dtype("u1"), "C")
