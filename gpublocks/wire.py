@@ -6,12 +6,24 @@ import select
 import socket
 import struct
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Packed", "Wire", "WireClosedError", "pack", "unpack"]
+__all__ = [
+    "Packed",
+    "Wire",
+    "WireClosedError",
+    "described",
+    "noted",
+    "pack",
+    "pack_anything",
+    "portable",
+    "revived",
+    "unpack",
+]
 
 Packed = tuple[bytes, list[pickle.PickleBuffer]]
 """A pickled value and the large buffers that it refers to, which are never copied into it."""
@@ -24,21 +36,95 @@ _SEND = getattr(socket, "MSG_NOSIGNAL", 0)
 _RECEIVE = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def pack(value: Any, dumps: Any = pickle.dumps) -> Packed:
+def pack(value: Any, *, by_value: bool = False) -> Packed:
     """Pickle a value apart from the buffers of its arrays.
 
     Parameters
     ----------
-    dumps : callable
-        `pickle.dumps`, or that of a library with its signature.
+    by_value : bool
+        Whether functions and classes of the main module, and those without a name, are pickled
+        with their code, for a process that cannot import them.
     """
     buffers: list[pickle.PickleBuffer] = []
-    return dumps(value, protocol=5, buffer_callback=buffers.append), buffers
+    if not by_value:
+        return pickle.dumps(value, protocol=5, buffer_callback=buffers.append), buffers
+    import cloudpickle
+
+    return cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append), buffers
+
+
+def pack_anything(value: Any) -> Packed:
+    """Pickle a value, with the code it needs if it does need some."""
+    try:
+        return pack(value)
+    except Exception:
+        return pack(value, by_value=True)
 
 
 def unpack(packed: tuple[bytes, Sequence[Any]]) -> Any:
     """Return the value that `pack` was given."""
     return pickle.loads(packed[0], buffers=packed[1])
+
+
+def portable(error: BaseException) -> tuple[Packed | None, str, list[str]]:
+    """Take an error apart for another process.
+
+    Returns
+    -------
+    packed : Packed or None
+        The error, if it survives pickling both ways.
+    text : str
+        Its type and message.
+    notes : list of str
+        Its notes, and last its traceback, which no pickle carries.
+    """
+    notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
+    try:
+        trace = traceback.TracebackException.from_exception(error)
+        trace.__notes__ = None
+        notes.append("in a worker process:\n" + "".join(trace.format()).rstrip())
+    except BaseException as problem:
+        notes.append(f"its traceback cannot be shown: {type(problem).__name__}")
+    return _surviving(error), described(error), notes
+
+
+def _surviving(error: BaseException) -> Packed | None:
+    try:
+        packed = pack_anything(error)
+        again = unpack((packed[0], [bytes(buffer) for buffer in packed[1]]))
+        same = type(again) is type(error) and str(again) == str(error)
+    except BaseException:
+        return None
+    return packed if same else None
+
+
+def revived(packed: Packed | None, notes: list[str]) -> BaseException | None:
+    """Return the error that `portable` took apart; None if it does not survive here."""
+    if packed is None:
+        return None
+    try:
+        error = unpack(packed)
+    except BaseException:
+        return None
+    return noted(error, notes) if isinstance(error, BaseException) else None
+
+
+def noted(error: BaseException, notes: list[str]) -> BaseException:
+    """Return an error with notes, as far as it does not have them."""
+    for note in notes:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    return error
+
+
+def described(error: BaseException) -> str:
+    """Return type and message of an error, whose ``__str__`` may itself raise."""
+    name = type(error).__name__
+    try:
+        message = str(error)
+    except BaseException:
+        message = "its message cannot be shown"
+    return f"{name}: {message}" if message else name
 
 
 class WireClosedError(EOFError):
@@ -102,19 +188,24 @@ class Wire:
             If the other end was closed, or its process died, perhaps within a message.
         """
         size, count = _HEAD.unpack(self._take(_HEAD.size))
-        data = self._take(size)
+        view = self._take(size)
         if not count:
-            return pickle.loads(data)
-        data = bytes(data)
+            return pickle.loads(view)
+        data = bytes(view)
         sizes = struct.unpack(f"<{count}Q", self._take(8 * count))
         buffers = [np.empty(n, np.uint8) for n in sizes]
         for buffer in buffers:
-            self._fill(memoryview(buffer))
+            self._fill(buffer.data)
         return pickle.loads(data, buffers=buffers)
+
+    @property
+    def pending(self) -> bool:
+        """Whether the next message has arrived, at least in part."""
+        return self._stop > self._start
 
     def ready(self, seconds: float) -> bool:
         """Tell whether something can be received, waiting for at most so long."""
-        if self._stop > self._start:
+        if self.pending:
             return True
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)

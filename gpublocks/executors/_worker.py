@@ -10,16 +10,23 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from gpublocks.contracts import CellDone, CellFailed, Stage
 from gpublocks.geometry import Cell
 from gpublocks.io.staged import Ring, Staged
 from gpublocks.job import Job, execute, explained
-from gpublocks.wire import Packed, Wire, WireClosedError, pack, unpack
+from gpublocks.wire import (
+    Packed,
+    Wire,
+    WireClosedError,
+    described,
+    pack_anything,
+    portable,
+    unpack,
+)
 from gpublocks.workers import STAGES, STATUS, STATUS_BYTES
 
 __all__ = ["main"]
@@ -70,7 +77,7 @@ def main(wire: int, log: int, stderr: int, parent: int) -> None:
 class _Worker:
     """Does what the messages of a wire say.
 
-    ``('job', …)`` is what to do with a cell, ``('cell', number, place)`` is one to do, ``('end',)``
+    ``('job', …)`` is what to do with a cell, ``('cells', …)`` are some to do, ``('end',)``
     says that no more of this job will come.
     """
 
@@ -87,8 +94,9 @@ class _Worker:
     def serve(self) -> None:
         while True:
             message = self._wire.receive()
-            if message[0] == "cell":
-                self._do(message[1], message[2])
+            if message[0] == "cells":
+                for number, place in message[1]:
+                    self._do(number, place)
             elif message[0] == "job":
                 self._begin(*message[1:])
             else:
@@ -119,7 +127,7 @@ class _Worker:
                 self._data_limit = _limit_data(limit)
             self._job = job
         except BaseException as error:
-            self._wire.send(("unloadable", *_portable(error)))
+            self._wire.send(("unloadable", *portable(error)))
         else:
             self._wire.send(("loaded",))
 
@@ -152,15 +160,17 @@ class _Worker:
         packed = None
         if isinstance(event, CellDone) and (event.value is not None or event.outputs):
             try:
-                packed = _packed((event.value, event.outputs))
+                packed = pack_anything((event.value, event.outputs))
             except BaseException as error:
-                problem = TypeError(f"what the function returned cannot be pickled: {_text(error)}")
+                problem = TypeError(
+                    f"what the function returned cannot be pickled: {described(error)}"
+                )
                 event = _failed(problem, job, event.cell, "compute")
         if isinstance(event, CellDone):
             sizes = event.read_bytes, event.written_bytes
             self._wire.send(("done", event.started, event.seconds, *sizes, packed))
         else:
-            self._wire.send(("failed", event.stage, *_portable(event.error)))
+            self._wire.send(("failed", event.stage, *portable(event.error)))
 
     def _end(self) -> None:
         self._job = None
@@ -185,52 +195,9 @@ def _failed(error: BaseException, job: Job, cell: Cell, stage: Stage) -> CellFai
     return CellFailed(cell, "", stage, explained(error, job, cell, stage))
 
 
-def _packed(value: Any) -> Packed:
-    """Pickle a value; with cloudpickle if it needs classes of the user's main module."""
-    try:
-        return pack(value)
-    except Exception:
-        import cloudpickle
-
-        return pack(value, cloudpickle.dumps)
-
-
-def _portable(error: BaseException) -> tuple[Packed | None, str, list[str]]:
-    """Return an error pickled, if it survives that both ways; its text; and its notes.
-
-    The last note is the traceback, which no pickle carries.
-    """
-    text = _text(error)
-    notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, str)]
-    try:
-        trace = traceback.TracebackException.from_exception(error)
-        trace.__notes__ = None
-        notes.append("in a worker process:\n" + "".join(trace.format()).rstrip())
-    except BaseException as problem:
-        notes.append(f"its traceback cannot be shown: {type(problem).__name__}")
-    try:
-        packed = _packed(error)
-        again = unpack((packed[0], [bytes(buffer) for buffer in packed[1]]))
-        if type(again) is type(error) and str(again) == str(error):
-            return packed, text, notes
-    except BaseException:
-        pass
-    return None, text, notes
-
-
-def _text(error: BaseException) -> str:
-    """Return type and message of an error, whose ``__str__`` may itself raise."""
-    try:
-        message = str(error)
-    except BaseException:
-        message = "its message cannot be shown"
-    name = type(error).__name__
-    return f"{name}: {message}" if message else name
-
-
 def _forwarded(wire: Wire, name: str, number: int) -> io.TextIOWrapper:
     raw = _Forward(wire, name, number)
-    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[type-var]
+    return io.TextIOWrapper(cast(Any, raw), "utf-8", "backslashreplace", write_through=True)
 
 
 class _Forward(io.RawIOBase):

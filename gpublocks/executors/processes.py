@@ -4,17 +4,14 @@ Only the numbers of cells cross to a worker: it opens files itself, and arrays o
 pass through shared memory. A worker that dies costs one retry of the one cell it was at.
 """
 
-import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice
-from math import prod
 from signal import SIGKILL
 from typing import Any, NamedTuple
 
@@ -42,10 +39,11 @@ from gpublocks.errors import (
 )
 from gpublocks.flow import Events, Feed
 from gpublocks.geometry import Cell, Region
-from gpublocks.io.staged import Ring, Staged, array_at
+from gpublocks.io.staged import Ring, array_at
 from gpublocks.job import Job, explained, place
+from gpublocks.parcel import Parcel, name_of
 from gpublocks.running import EventRun
-from gpublocks.wire import Packed, WireClosedError, pack, unpack
+from gpublocks.wire import Packed, WireClosedError, noted, revived, unpack
 from gpublocks.workers import Slot, WorkerProcess, ending, leased, nesting
 
 __all__ = ["ProcessExecutor"]
@@ -54,12 +52,11 @@ GRACE_SECONDS = 0.5
 """How long the other workers may take to finish their cells after one has failed."""
 
 _DEEPEST = 3
-_IN_FLIGHT = 2
 _FAST_SECONDS = 0.01
+_QUEUED_SECONDS = 0.002
 _ATTEMPTS = 2
 _ATTEMPTS_IF_KILLED = 5
 _MEASURE_SECONDS = 0.002
-_ALIGNMENT = 4096
 
 
 class ProcessExecutor:
@@ -105,7 +102,7 @@ class ProcessExecutor:
         ArgumentTypeError
             If the function or its arguments cannot be sent to another process.
         """
-        work = _Work(job, _Parcel.of(job, self._memory_limit))
+        work = _Work(job, Parcel.of(job, self._memory_limit))
         return EventRun(partial(_drive, work, cells, self.workers), work.cancel)
 
 
@@ -128,109 +125,10 @@ def _drive(
             work.end()
 
 
-@dataclass(frozen=True, slots=True)
-class _Parcel:
-    """What a worker is told about a job, and how arrays of this process pass through its ring.
-
-    Parameters
-    ----------
-    packed : Packed
-        The job, with stand-ins for the arrays of this process.
-    memory_limit : int or None
-    loaded, stored : tuple of (int, Source)
-        Arrays that are copied into a place of the ring before a cell and out of it afterwards,
-        each with its offset in the place, in bytes.
-    offsets : tuple of int
-        Offsets of all stand-ins, in the order of the job's sources and sinks.
-    place_bytes : int
-        Size of a place: what one cell takes.
-    """
-
-    packed: Packed
-    memory_limit: int | None
-    loaded: tuple[tuple[int, Source], ...]
-    stored: tuple[tuple[int, Sink], ...]
-    offsets: tuple[int, ...]
-    place_bytes: int
-
-    @classmethod
-    def of(cls, job: Job, memory_limit: int | None) -> "_Parcel":
-        sources, size = _laid_out(job, job.sources, 0)
-        sinks, size = _laid_out(job, job.sinks, size)
-        sent = replace(
-            job,
-            sources=tuple(map(_stand_in, job.sources)),
-            sinks=tuple(map(_stand_in, job.sinks)),
-        )
-        return cls(
-            packed=_sendable(sent),
-            memory_limit=memory_limit,
-            # A function that writes by itself sees the present content of its sinks.
-            loaded=sources + sinks if job.function_type == "block" else sources,
-            stored=() if job.keep_outputs else sinks,
-            offsets=tuple([offset for offset, _ in sources + sinks]),
-            place_bytes=size,
-        )
-
-    @property
-    def ring_bytes(self) -> int:
-        return _IN_FLIGHT * self.place_bytes
-
-    def message(self) -> tuple[Any, ...]:
-        """Return the message that a run begins with."""
-        folder = None
-        with suppress(OSError):
-            folder = os.getcwd()
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        layout = self.offsets, self.place_bytes, self.ring_bytes
-        return "job", self.packed, folder, path, self.memory_limit, *layout
-
-
-def _laid_out(job: Job, arrays: Iterable[Any], size: int) -> tuple[tuple[Any, ...], int]:
-    """Return arrays of this process with their offsets, and where the last one ends."""
-    placed = []
-    for array in arrays:
-        if array.reach == Reach.PROCESS:
-            placed.append((size, array))
-            shape = list(array.shape)
-            for axis in job.grid.axes:
-                shape[axis] = job.grid.largest[axis]
-            size += -(-prod(shape) * array.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
-    return tuple(placed), size
-
-
-def _stand_in(array: Any) -> Any:
-    if array.reach != Reach.PROCESS:
-        return array
-    return Staged(array.name, array.shape, array.dtype, array.order, array.location)
-
-
-def _sendable(job: Job) -> Packed:
-    import cloudpickle
-
-    try:
-        return pack(job, cloudpickle.dumps)
-    except Exception as error:
-        culprit = f"function {_name(job.function)!r}"
-        for name, value in job.kwargs.items():
-            try:
-                pack(value, cloudpickle.dumps)
-            except Exception:
-                culprit = f"argument {name!r} of {culprit}"
-                break
-        raise ArgumentTypeError(
-            f"cannot send {culprit} to worker processes: {error}; use executor='threads'"
-        ) from error
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", None) or type(function).__name__)
-
-
 class _Work:
     """One run: its job, the cells that are left, and the events for the consumer."""
 
-    def __init__(self, job: Job, parcel: _Parcel) -> None:
+    def __init__(self, job: Job, parcel: Parcel) -> None:
         self.job = job
         self.parcel = parcel
         self.in_place = _in_place(job)
@@ -337,10 +235,11 @@ class _Lane:
         self._worker: WorkerProcess | None = None
         self._was_warm = False
         self._ring: Ring | None = None
-        self._places = list(range(_IN_FLIGHT))
+        self._places = list(range(work.parcel.places))
         self._flight: deque[_Loaded] = deque()
         self._ahead: _Loaded | None = None
-        self._fast = False
+        self._depth = 1
+        self._news: list[Event] = []
         self._stillborn = 0
         self._idle_bytes = 0
         self._peak_bytes = 0
@@ -368,6 +267,7 @@ class _Lane:
             try:
                 if not self._work.stopped:
                     self._fill()
+                self._tell()
                 if not self._flight:
                     return
                 self._receive()
@@ -380,15 +280,15 @@ class _Lane:
         Short cells queue at the worker. Others are sent when their turn comes, so that a slot
         without work can take them; the next one's arrays are already loaded then.
         """
-        while len(self._flight) < (_IN_FLIGHT if self._fast else 1):
-            loaded = self._next()
-            if loaded is None:
-                return
+        fresh = []
+        while len(self._flight) < self._depth and (loaded := self._next()):
+            if not self._flight:
+                self._news.append(CellStarted(loaded.cell, self._name))
             self._flight.append(loaded)
-            self._send(loaded)
-            if len(self._flight) == 1:
-                self._work.events.put([CellStarted(loaded.cell, self._name)])
-        if self._parcel.loaded and self._ahead is None and self._places:
+            fresh.append((loaded.cell.number, loaded.place))
+        if fresh:
+            self._send(fresh)
+        if self._parcel.loaded and self._depth == 1 and self._ahead is None:
             cell = self._feed.next()
             if cell is not None and (loaded := self._load(cell)):
                 self._ahead = loaded
@@ -436,11 +336,11 @@ class _Lane:
             )
             yield array, region, view
 
-    def _send(self, loaded: _Loaded) -> None:
+    def _send(self, numbers: list[tuple[int, int]]) -> None:
         worker = self._worker = self._worker or self._told()
         if self._job.keep_outputs:
             self._idle_bytes = self._peak_bytes = machine.rss_anon(worker.pid)
-        worker.wire.send(("cell", loaded.cell.number, loaded.place))
+        worker.wire.send(("cells", numbers))
 
     def _told(self) -> WorkerProcess:
         """Return a worker that knows the job."""
@@ -452,13 +352,21 @@ class _Lane:
             continue
         return worker
 
+    def _tell(self) -> None:
+        if self._news:
+            self._work.events.put(self._news)
+            self._news = []
+
     def _receive(self) -> None:
+        """Wait for a message; act on it and on those that came with it."""
         worker = self._worker
         assert worker is not None
         if self._job.keep_outputs:
             while not worker.wire.ready(_MEASURE_SECONDS):
                 self._peak_bytes = max(self._peak_bytes, machine.rss_anon(worker.pid))
         self._heard(worker)
+        while self._flight and worker.wire.pending:
+            self._heard(worker)
 
     def _heard(self, worker: WorkerProcess) -> bool:
         """Act on the next message of the worker; return False if it is only text."""
@@ -466,14 +374,15 @@ class _Lane:
         if kind == "done":
             self._done(*rest)
         elif kind == "out":
-            self._work.events.put([OutputWritten(*rest, self._name)])
+            stream, text = rest
+            self._news.append(OutputWritten(stream, text, self._name))
             return False
         elif kind == "failed":
             cell = self._flight.popleft().cell
-            self._work.fail(_failed(self._job, cell, self._name, *rest))
+            self._end(_failed(self._job, cell, self._name, *rest))
         elif kind == "unloadable":
             self._flight.clear()
-            self._work.fail(_unloadable(self._job, *rest))
+            self._end(_unloadable(self._job, *rest))
         return True
 
     def _done(
@@ -503,18 +412,27 @@ class _Lane:
         if self._job.keep_outputs:
             peak = self._peak_bytes - self._idle_bytes
         self._places.append(number)
-        self._fast = sum(seconds) < _FAST_SECONDS
+        taken = sum(seconds)
+        if taken < _FAST_SECONDS:
+            self._depth = max(2, min(self._parcel.places, int(_QUEUED_SECONDS / max(taken, 1e-6))))
+        else:
+            self._depth = 1
         self._stillborn = 0
-        name = self._name
         sizes = read_bytes, written_bytes
-        events: list[Event] = [CellDone(cell, name, started, seconds, *sizes, value, outputs, peak)]
+        self._news.append(
+            CellDone(cell, self._name, started, seconds, *sizes, value, outputs, peak)
+        )
         if self._flight:
-            events.append(CellStarted(self._flight[0].cell, name))
-        self._work.events.put(events)
+            self._news.append(CellStarted(self._flight[0].cell, self._name))
 
     def _fail(self, cell: Cell, stage: Stage, error: BaseException) -> None:
         error = explained(error, self._job, cell, stage)
-        self._work.fail(CellFailed(cell, self._name, stage, error))
+        self._end(CellFailed(cell, self._name, stage, error))
+
+    def _end(self, problem: CellFailed | BaseException) -> None:
+        """End the run, after the events of the cells that were done."""
+        self._tell()
+        self._work.fail(problem)
 
     def _bury(self) -> None:
         """Wait for the end of a dead worker and decide what becomes of its cells."""
@@ -531,9 +449,10 @@ class _Lane:
         elif not self._was_warm:
             self._stillborn += 1
             if self._stillborn >= (_ATTEMPTS_IF_KILLED if code == -SIGKILL else _ATTEMPTS):
-                self._work.fail(_stillborn(reason, last_words))
+                self._end(_stillborn(reason, last_words))
                 return
         self._was_warm = False
+        self._tell()
         self._feed.give_back(cells)
 
     def _discard(self) -> tuple[int, tuple[int | None, Stage], str]:
@@ -553,7 +472,7 @@ class _Lane:
         elif self._work.kills_again(cell):
             why = f"{reason} in stage '{stage}', for the second time"
         else:
-            self._work.events.put([CellRetried(cell, self._name, reason)])
+            self._news.append(CellRetried(cell, self._name, reason))
             return True
         kills = cgroups.oom_kills() - self._work.oom_kills
         if kills > 0:
@@ -561,7 +480,7 @@ class _Lane:
         error = WorkerDiedError(f"{place(self._job, cell)}: {why}", cell.number, stage)
         if last_words:
             error.add_note(f"last words of {self._name}:\n{last_words}")
-        self._work.fail(CellFailed(cell, self._name, stage, error))
+        self._end(CellFailed(cell, self._name, stage, error))
         return False
 
 
@@ -575,36 +494,20 @@ def _failed(
     notes: list[str],
 ) -> CellFailed:
     """Return the failure that a worker reported, its error of the type it had there if possible."""
-    error = _revived(packed, notes)
+    error = revived(packed, notes)
     if error is None:
         what = "function raised" if stage == "compute" else "raised"
         message = f"{place(job, cell)}: {what} {text}"
-        error = _noted(BlockError(message, cell.number, stage), notes)
+        error = noted(BlockError(message, cell.number, stage), notes)
     return CellFailed(cell, worker, stage, error)
 
 
 def _unloadable(job: Job, packed: Packed | None, text: str, notes: list[str]) -> BaseException:
-    error = _revived(packed, notes)
+    error = revived(packed, notes)
     if isinstance(error, GpublocksError | MemoryError):
         return error
-    message = f"worker processes cannot load function {_name(job.function)!r}: {text}"
-    return _noted(ArgumentTypeError(f"{message}; use executor='threads'"), notes)
-
-
-def _revived(packed: Packed | None, notes: list[str]) -> BaseException | None:
-    if packed is None:
-        return None
-    try:
-        return _noted(unpack(packed), notes)
-    except BaseException:
-        return None
-
-
-def _noted(error: BaseException, notes: list[str]) -> BaseException:
-    for note in notes:
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-    return error
+    message = f"worker processes cannot load function {name_of(job.function)!r}: {text}"
+    return noted(ArgumentTypeError(f"{message}; use executor='threads'"), notes)
 
 
 def _stillborn(reason: str, last_words: str) -> DeviceError:
