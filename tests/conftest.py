@@ -1,0 +1,38 @@
+"""What all tests share: the executors, and an end to tests that hang."""
+
+import faulthandler
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+HANG_SECONDS = 120.0
+"""No test takes a tenth of it; one that does waits for something that will never come."""
+
+_stderr = -1
+
+
+def pytest_configure() -> None:
+    # Standard error is captured while a test runs, and what is captured is lost in the exit.
+    global _stderr
+    _stderr = os.dup(2)
+
+
+def pytest_unconfigure() -> None:
+    os.close(_stderr)
+
+
+@pytest.fixture(autouse=True)
+def _end_of_tests_that_hang() -> Iterator[None]:
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=_stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(params=["serial", "threads", "processes"])
+def executor(request: pytest.FixtureRequest) -> str:
+    """Name of an executor: what is promised holds in each of them."""
+    if request.param == "processes" and sys.platform != "linux":
+        pytest.skip("worker processes need Linux")
+    return str(request.param)
