@@ -13,7 +13,7 @@ from gpublocks.sizing import Layout, automatic_grid, documented_grid, normalise_
 from gpublocks.splitting import AxisSplit
 from gpublocks.task import Task
 
-__all__ = ["plan_task", "replan"]
+__all__ = ["plan_task", "replan", "shared"]
 
 
 def plan_task(task: Task) -> Plan:
@@ -183,12 +183,12 @@ def check_aliasing(task: Task, grid: Grid) -> None:
     """
     sinks = task.existing_sinks
     for i, sink in enumerate(sinks):
-        if any(_shared(sink, other) for other in sinks[:i]):
+        if any(shared(sink, other) for other in sinks[:i]):
             raise SinkError(f"two sinks are the same array: {_label(sink)}")
         if not any(split.overlap for split in grid.splits if split.count > 1):
             continue
         for source in task.sources:
-            if _shared(source, sink):
+            if shared(source, sink):
                 overlap = max(split.overlap for split in grid.splits)
                 raise SinkError(
                     f"sink and source are the same {_label(sink)}: in place with overlap "
@@ -196,7 +196,8 @@ def check_aliasing(task: Task, grid: Grid) -> None:
                 )
 
 
-def _shared(a: Source, b: Source) -> bool:
+def shared(a: Source, b: Source) -> bool:
+    """Tell whether two arrays have bytes in common, as far as that can be known."""
     return a.extent is not None and b.extent is not None and a.extent.overlaps(b.extent)
 
 

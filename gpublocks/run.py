@@ -18,7 +18,7 @@ from gpublocks.contracts import (
     Run,
     Sink,
 )
-from gpublocks.drafting import replan
+from gpublocks.drafting import replan, shared
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
 from gpublocks.job import Job, explained
@@ -87,6 +87,7 @@ class TaskRun:
         try:
             failed = yield from self._cells(run, created)
             if not failed and not run.cancelled:
+                self._verify_sources()
                 while created:
                     created[0].finish()
                     del created[0]
@@ -169,6 +170,13 @@ class TaskRun:
             created.append(new)
             opened.append(new)
         self.sinks = tuple(opened)
+
+    def _verify_sources(self) -> None:
+        """Raise `SourceError` if a file that was read has changed meanwhile."""
+        for source in self.task.sources:
+            verify = getattr(source, "verify", None)
+            if verify is not None and not any(shared(source, sink) for sink in self.sinks):
+                verify()
 
     def _fill(self, created: list[Sink]) -> None:
         """Write zeros where a mask skips cells; new sinks hold zeros from the start."""

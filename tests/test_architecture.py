@@ -12,16 +12,17 @@ import gpublocks
 PACKAGE = Path(gpublocks.__file__).parent
 
 FLOORS = [
-    {"errors", "geometry", "slicing", "voxels"},
-    {"splitting", "budget", "contracts", "arrays", "wire", "cgroups"},
-    {"grid", "machine", "filters", "io", "running", "masking", "sample", "flow"},
-    {"sizing", "planning", "blocks", "devices", "picture", "workers"},
+    {"errors", "geometry"},
+    {"splitting", "budget", "contracts", "arrays", "wire", "cgroups", "slicing", "voxels", "partial"},
+    {"grid", "machine", "filters", "io", "running", "flow", "workers", "masking", "sample"},
+    {"sizing", "planning", "blocks", "devices", "picture"},
     {"job"},
-    {"parcel"},
-    {"executors", "task"},
+    {"parcel", "task"},
+    {"executors"},
     {"arguments", "drafting", "telling"},
     {"run"},
-    {"block_processing", "bench"},
+    {"block_processing"},
+    {"bench"},
     {"cli"},
 ]
 ROOF = {"__init__", "__main__"}
