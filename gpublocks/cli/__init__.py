@@ -1,0 +1,252 @@
+"""The command line: arguments to the front door, and back to text. Touches what is behind it."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from gpublocks import __version__
+from gpublocks.errors import BlockError, GpublocksError, PlanError
+
+__all__ = ["main"]
+
+_DESCRIPTION = "Run a function over an n-D image that does not fit in memory, block by block."
+_EXAMPLES = """\
+examples:
+  gpublocks demo
+  gpublocks info
+  gpublocks run scipy.ndimage:gaussian_filter big.npy smooth.npy --arg sigma=2 --halo 8
+  gpublocks plan scipy.ndimage:gaussian_filter big.npy --arg sigma=2 --halo 8
+
+Results go to standard output, progress and errors to standard error.
+Exit status: 0 done, 1 a block failed, 2 something given is wrong, 130 interrupted.
+"""
+_PLAN_EXAMPLES = """\
+examples:
+  gpublocks plan scipy.ndimage:median_filter big.npy --arg size=5 --halo 2
+  gpublocks plan my_filters:smooth big.npy out.npy --overlap 32 --memory 8GB --json
+
+Takes the options of 'gpublocks run', and creates nothing.
+"""
+_RUN_EXAMPLES = """\
+examples:
+  gpublocks run scipy.ndimage:gaussian_filter big.npy smooth.npy --arg sigma=2 --halo 8
+  gpublocks run scipy.ndimage:median_filter big.npy out.npy --arg size=1,5,5 --halo 0,2,2
+  gpublocks run numpy:sqrt big.npy root.npy --overlap 0 --dtype float32
+  gpublocks run my_filters:Cells.detect big.npy out.npy --arg mode=fast --overlap 40 \\
+      --size-max 256 --axes all --memory 16GB
+
+With --halo or --overlap the sizes of blocks are chosen; with neither, and without --size-max,
+the whole source is one block. A sink that does not exist is created once its type is known, and
+has its name only when it is complete; one that exists is written into if it fits.
+Standard output gets one line about the run; what the function prints goes to standard error.
+"""
+_DEMO_EXAMPLES = """\
+Takes the background off a synthetic light-sheet image of a brain and enhances its cells (white
+top-hat, then difference of Gaussians), from a file to a file, by worker processes, in blocks
+whose sizes are chosen; compares the result with that of one call on the whole image; and saves a
+picture of both. No other file is left. Needs matplotlib: pip install 'gpublocks[plot]'
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises what is wrong, so that all errors are told in the same way."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            **options, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        # Python 3.14 colours help texts.
+        self.color = False
+
+    def error(self, message: str) -> NoReturn:
+        raise PlanError(f"{message}; see '{self.prog} --help'")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the command's name; by default those of this process.
+
+    Returns
+    -------
+    int
+        Exit status: 0 done, 1 a block failed, 2 something given is wrong, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        options = _parser().parse_args(arguments)
+        status = _do(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        _tell(f"interrupted{f' {error}' if error.args else ''}", debug)
+        return 130
+    except BrokenPipeError:
+        # The reader of standard output has left; Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        status, text = _explain(error)
+        _tell(f"error: {text}", debug)
+    return status
+
+
+def _do(options: argparse.Namespace) -> int:
+    """Do what a command asks for; rooms are loaded when they are needed."""
+    if options.command == "info":
+        from gpublocks.cli.info import info
+
+        info(json_wanted=options.json)
+    elif options.command == "demo":
+        from gpublocks.cli.demo import demo
+
+        demo(options.output, options.shape)
+    else:
+        from gpublocks.cli import functions, work
+
+        command = work.plan if options.command == "plan" else work.run
+        keywords = functions.parse_keywords(options.arg)
+        command(options, functions.load_function(options.function), keywords)
+    return 0
+
+
+def _tell(text: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"gpublocks: {text}", file=sys.stderr)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Return the exit status for an error, and one line about it."""
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    else:
+        text = str(error)
+    text = " ".join(text.split())
+    notes = [note for note in getattr(error, "__notes__", ()) if " failed in stage " in note]
+    if isinstance(error, BlockError):
+        return 1, text
+    if notes:
+        return 1, f"{notes[0].partition(chr(10))[0]}: {type(error).__name__}: {text}"
+    if isinstance(error, GpublocksError | OSError):
+        return 2, text
+    return 1, f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="gpublocks", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"gpublocks {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands"
+    )
+    text = "show what this machine offers: CPUs, caches, memory, GPUs, libraries"
+    info = commands.add_parser("info", help=text, description=_sentence(text))
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+    text = "show what a run would do, without doing it"
+    plan = commands.add_parser(
+        "plan", help=text, description=_sentence(text), epilog=_PLAN_EXAMPLES
+    )
+    _add_work(plan, sink="?")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument(
+        "--trial",
+        action="store_true",
+        help="call the function on the first block to measure the memory that it takes",
+    )
+
+    text = "run a function over a source, block by block, and write the result into a sink"
+    run = commands.add_parser("run", help=text, description=_sentence(text), epilog=_RUN_EXAMPLES)
+    _add_work(run, sink=None)
+    run.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a progress bar (default: if standard error is a terminal)",
+    )
+    run.add_argument(
+        "--verbose", action="store_true", help="print a line when a block begins and ends"
+    )
+
+    text = "run the main job on a sample volume, check the result and draw it"
+    demo = commands.add_parser(
+        "demo", help=text, description=_sentence(text), epilog=_DEMO_EXAMPLES
+    )
+    demo.add_argument(
+        "-o",
+        "--output",
+        metavar="PNG",
+        default="gpublocks-demo.png",
+        help="picture that is written (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--shape",
+        metavar="Z,Y,X",
+        default="128,256,256",
+        help="voxels of the sample volume (default: %(default)s)",
+    )
+    for command in (info, plan, run, demo):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
+    """Add the arguments that plan and run share."""
+    add = parser.add_argument
+    add(
+        "function",
+        metavar="FUNCTION",
+        help="module:name or module:Class.method; modules of the current folder are found",
+    )
+    add("source", metavar="SOURCE", help="file that is read, such as big.npy")
+    add("sink", metavar="SINK", nargs=sink, help="file that is written")
+    add(
+        "-a",
+        "--arg",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="keyword argument of the function, repeated for more; the value is a Python literal "
+        "(2, 1.5, True, None, 1,5,5, '[1, 2]') or else a text",
+    )
+    blocks = parser.add_argument_group(
+        "blocks", "Each N is one number for all split axes, or a list for each, such as 8,16,16."
+    )
+    for flag, text in (
+        ("--halo", "voxels on each side that one voxel of the result depends on"),
+        ("--overlap", "voxels that neighbouring blocks share: twice the halo"),
+        ("--size-max", "longest blocks; 'full' makes one block"),
+        ("--size-min", "shortest blocks; 'fixed' makes all of them the longest"),
+        ("--size-multiple-of", "blocks are a multiple of it long"),
+        ("--axes", "axes that are split, or 'all' (write --axes=-1,-2 for negative ones)"),
+    ):
+        blocks.add_argument(flag, metavar="N", help=text)
+    where = parser.add_argument_group("where")
+    for flag, metavar, text in (
+        ("--memory", "BYTES", "host memory that may be in flight, such as 8GB"),
+        ("--processes", "N", "number of workers, or 'serial' (default: all CPUs)"),
+        ("--executor", "NAME", "serial, threads or processes"),
+        ("--device", "NAME", "auto or cpu"),
+    ):
+        where.add_argument(flag, metavar=metavar, help=text)
+    result = parser.add_argument_group("result")
+    for flag, metavar, text in (
+        ("--dtype", "TYPE", "type of a new sink (default: that of the first result)"),
+        ("--casting", "RULE", "no, equiv, safe, same_kind or unsafe"),
+        ("--mask", "FILE", "array of bool; blocks with nothing inside are not computed"),
+    ):
+        result.add_argument(flag, metavar=metavar, help=text)
+    result.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a sink that exists, instead of writing into it",
+    )
