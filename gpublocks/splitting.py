@@ -100,12 +100,6 @@ class AxisSplit:
         n = self.count - 1
         return n * self.width + n * self.extra // self.count + hi - lo
 
-    @property
-    def shortest_valid(self) -> int:
-        """Length of the shortest valid range."""
-        ends = [hi - lo for lo, hi in map(self.valid, self._ends())]
-        return min([*ends, *self._between()])
-
     def _ends(self) -> Sequence[int]:
         """Return the blocks that the ends of the axis may cut or pull back."""
         if self.count <= 2 * _IRREGULAR:
@@ -169,7 +163,7 @@ def split_axis(
     size_max: int | None = None,
     size_min: int | Literal["fixed"] | None = None,
     overlap: int | None = None,
-    optimization: bool = True,
+    optimization: bool | None = True,
     optimization_fix: str | None = "all",
     multiple_of: int | None = None,
     label: str = "",
@@ -192,6 +186,8 @@ def split_axis(
         raise PlanError(
             f"optimization_fix is {optimization_fix!r}; use 'all', 'increase', 'decrease' or None"
         )
+    if optimization not in (True, False, None):
+        raise PlanError(f"optimization is {optimization!r}; use True or False")
     largest = size if size_max is None else min(as_count(f"size_max{label}", size_max, 1), size)
     shared = 0 if overlap is None else min(as_count(f"overlap{label}", overlap, 0), size - 1)
     fixed, smallest = _smallest(size_min, size, largest, shared, label)
@@ -302,7 +298,8 @@ def aligned(split: AxisSplit, unit: int, size_max: int | None, label: str = "") 
     if unit == 1 or split.count == 1:
         return split
     snapped = replace(split, unit=unit)
-    if snapped.shortest_valid < 1:
+    ends = [hi - lo for lo, hi in map(snapped.valid, snapped._ends())]
+    if min([*ends, *snapped._between()]) < 1:
         raise PlanError(
             f"blocks of {split.width} voxels{label} are too small for a sink that is written "
             f"{unit} voxels at a time"
