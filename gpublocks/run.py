@@ -25,6 +25,7 @@ from gpublocks.job import Job, explained
 from gpublocks.planning import Plan
 from gpublocks.running import EventRun
 from gpublocks.task import Task
+from gpublocks.telling import forward_output
 
 __all__ = ["TaskRun", "measure"]
 
@@ -222,6 +223,7 @@ def measure(task: Task, plan: Plan) -> Plan:
         return plan
     job = replace(make_job(task, plan.grid, ()), outputs=len(task.sinks), keep_outputs=True)
     for event in make_executor(task, plan).run(job, [cell]):
+        forward_output(event)
         if isinstance(event, CellDone):
             plan = replan(task, plan, event)
     return plan

@@ -1,9 +1,11 @@
 """What was asked for: function, open sources and sinks, sizes, executor. Pure."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,14 +154,20 @@ def check_function(
         raise ArgumentTypeError(
             f"function {name_of(function)!r} is async or a generator; give a plain function"
         )
+    while isinstance(function, functools.partial):
+        n_arrays += len(function.args)
+        kwargs = {**function.keywords, **kwargs}
+        reserved = [name for name in reserved if name not in function.keywords]
+        function = function.func
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return
     names = set(signature.parameters)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
+    bound = function.keywords if isinstance(function, partial) else {}
     for name in reserved:
-        if name in names:
+        if name in names and name not in bound:
             raise PlanError(
                 f"{name!r} is a keyword of process and of function {name_of(function)!r}; "
                 f"give the function's with functools.partial(function, {name}=...)"
