@@ -4,7 +4,7 @@ Touches what the rooms below touch; this room itself only normalises arguments.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from inspect import signature
 from typing import Any
 
@@ -480,9 +480,13 @@ def _consume(run: TaskRun, *, verbose: bool, watch: bool | Observer) -> None:
     if callable(watch):
         observers.append(watch)
     try:
-        for event in run.events:
-            for observe in observers:
-                observe(event)
+        with closing(iter(run.events)) as events:
+            for event in events:
+                for observe in observers:
+                    observe(event)
+                if isinstance(event, CellFailed):
+                    # Here, since a generator that raises StopIteration raises RuntimeError.
+                    raise event.error
     finally:
         if bar is not None:
             bar.close()

@@ -1,7 +1,7 @@
 """A run under way: a stream of events that can be cancelled from any thread. Touches threads."""
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 from gpublocks.contracts import CellFailed, Event
@@ -38,7 +38,7 @@ class EventRun:
         """Whether somebody cancelled the run."""
         return self._cancelled.is_set()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Generator[Event, None, None]:
         self._consumer = threading.get_ident()
         try:
             with closing(self._drive(self)) as events:
