@@ -20,6 +20,9 @@ from gpublocks.task import Choice, Task, check_function
 
 __all__ = ["count_workers", "make_task"]
 
+_LENGTHS = ("size_max", "size_min", "size_multiple_of")
+"""Where none of them is given, and the context of the function is known, sizes are chosen."""
+
 
 def make_task(
     function: Callable[..., Any],
@@ -78,8 +81,7 @@ def make_task(
     if sink is None and kind != "block" and not return_result:
         sinks = (io.sma.NewArray() if choice.name == "processes" else io.npy.NewArray(),)
     first = sources[0]
-    halo = halo if halo is not None else getattr(function, "halo", None)
-    overlap = _overlap(sizes["overlap"], halo, axes, first)
+    overlap = _overlap(sizes["overlap"], _split_halo(halo, function, axes, sizes, first))
     one_block = isinstance(sizes["size_max"], str) and sizes["size_max"] == "full"
     return Task(
         function=function,
@@ -164,7 +166,28 @@ def _check_distinct(sinks: Sequence[Sink | NewSink]) -> None:
             raise SinkError(f"two sinks are the same file: {location}")
 
 
-def _overlap(overlap: Any, halo: Any, axes: Any, first: Source) -> Any:
+def _split_halo(
+    halo: Any, function: Any, axes: Any, sizes: Mapping[str, Any], first: Source
+) -> Any:
+    """Return the halo of the split axes: one number, one for each of them, or None.
+
+    One that a filter declares has a number for each axis of the array, as one that was passed may
+    have.
+    """
+    declared = halo is None
+    halo = getattr(function, "halo", None) if declared else halo
+    if not isinstance(halo, tuple | list):
+        return halo
+    if axes is None and all(sizes[name] is None for name in _LENGTHS):
+        axes = "all"
+    ndim = len(first.shape)
+    split = normalise_axes(axes, ndim, first.order, first.unit)
+    if len(halo) == ndim and (declared or len(split) < ndim):
+        return [halo[axis] for axis in split]
+    return halo
+
+
+def _overlap(overlap: Any, halo: Any) -> Any:
     """Return the overlap that `overlap` and `halo` ask for; None if neither is known.
 
     Raises
@@ -176,10 +199,6 @@ def _overlap(overlap: Any, halo: Any, axes: Any, first: Source) -> Any:
         return overlap
     listed = isinstance(halo, tuple | list)
     halos = [as_count("halo", value, 0) for value in (halo if listed else [halo])]
-    ndim = len(first.shape)
-    if listed and len(halos) == ndim and axes is not None:
-        split = normalise_axes(axes, ndim, first.order, first.unit)
-        halos = halos if len(split) == ndim else [halos[axis] for axis in split]
     needed: Any = [2 * value for value in halos] if listed else 2 * halos[0]
     if overlap is None:
         return needed
