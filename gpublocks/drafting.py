@@ -10,7 +10,7 @@ from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.grid import Grid
 from gpublocks.planning import Plan, Volume
 from gpublocks.sizing import Layout, automatic_grid, documented_grid, normalise_axes
-from gpublocks.splitting import AxisSplit
+from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.task import Task
 
 __all__ = ["plan_task", "replan", "shared"]
@@ -51,7 +51,8 @@ def _automatic(task: Task, budget: Budget) -> Grid:
     ndim = len(first.shape)
     axes = normalise_axes("all" if task.axes is None else task.axes, ndim, first.order)
     overlap = task.sizes.overlap
-    overlaps = list(overlap) if isinstance(overlap, tuple | list) else [overlap or 0] * len(axes)
+    listed = list(overlap) if isinstance(overlap, tuple | list) else [overlap] * len(axes)
+    overlaps = [0 if value is None else as_count("overlap", value, 0) for value in listed]
     if len(overlaps) != len(axes):
         raise PlanError(f"overlap has {len(overlaps)} values, but there are {len(axes)} axes")
     if task.axes is None:
