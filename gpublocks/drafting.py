@@ -1,11 +1,14 @@
 """From a task to its plan: which blocks, how many workers. Touches the machine, reads only."""
 
+import os
 import sys
 from dataclasses import replace
 
+import numpy as np
+
 from gpublocks import machine
 from gpublocks.budget import Budget, Need, format_bytes
-from gpublocks.contracts import CellDone, Reach, Source
+from gpublocks.contracts import Array, CellDone, Reach, Source
 from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.grid import Grid
 from gpublocks.planning import Plan, Volume
@@ -14,6 +17,9 @@ from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.task import Task
 
 __all__ = ["plan_task", "replan", "shared"]
+
+_SHARING_WORK = 100_000
+"""Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
 
 
 def plan_task(task: Task) -> Plan:
@@ -176,30 +182,74 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
 
 
 def check_aliasing(task: Task, grid: Grid) -> None:
-    """Refuse sinks that share bytes with each other, or with a source whose blocks overlap.
+    """Refuse sinks that share bytes with each other, or with a source in a way that is not exact.
+
+    In place is exact where blocks do not overlap and each is written where it was read.
 
     Raises
     ------
     SinkError
     """
     sinks = task.existing_sinks
+    split = [axis for axis, split in zip(grid.axes, grid.splits, strict=True) if split.count > 1]
+    overlap = max((split.overlap for split in grid.splits if split.count > 1), default=0)
     for i, sink in enumerate(sinks):
         if any(shared(sink, other) for other in sinks[:i]):
             raise SinkError(f"two sinks are the same array: {_label(sink)}")
-        if not any(split.overlap for split in grid.splits if split.count > 1):
-            continue
         for source in task.sources:
-            if shared(source, sink):
-                overlap = max(split.overlap for split in grid.splits)
-                raise SinkError(
-                    f"sink and source are the same {_label(sink)}: in place with overlap "
-                    f"{overlap} would read neighbours already changed; use another sink"
-                )
+            if split and shared(source, sink):
+                same = f"sink and source are the same {_label(sink)}: in place"
+                if overlap:
+                    raise SinkError(
+                        f"{same} with overlap {overlap} would read neighbours already changed; "
+                        "use another sink"
+                    )
+                if not _in_step(source, sink, split):
+                    raise SinkError(
+                        f"{same} where voxels move would read what other blocks have changed; "
+                        "use another sink"
+                    )
 
 
 def shared(a: Source, b: Source) -> bool:
     """Tell whether two arrays have bytes in common, as far as that can be known."""
-    return a.extent is not None and b.extent is not None and a.extent.overlaps(b.extent)
+    if a.extent is None or b.extent is None or not a.extent.overlaps(b.extent):
+        return False
+    x, y = _array(a), _array(b)
+    if x is None or y is None or a.extent.store != ("memory", os.getpid()):
+        return True
+    try:
+        # Views of one array may lie within each other and have no byte in common.
+        return np.shares_memory(x, y, _SHARING_WORK)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _in_step(source: Source, sink: Source, split: list[int]) -> bool:
+    """Tell whether two views of the same bytes lie on each other along the split axes.
+
+    That is, whether no place along these axes has a byte in common with another one. For arrays
+    that tell no strides it is taken for granted.
+    """
+    a, b = _array(source), _array(sink)
+    if a is None or b is None or source.extent is None or sink.extent is None:
+        return True
+    step = min(abs(a.strides[axis]) for axis in split)
+    both = range(min(a.ndim, b.ndim))
+    wide = [n for n in both if a.shape[n] > 1 < b.shape[n] and a.strides[n] != b.strides[n]]
+    if any(max(abs(a.strides[n]), abs(b.strides[n])) >= step for n in wide):
+        return False
+    offset = abs(sink.extent.start - source.extent.start)
+    whole = {abs(v.strides[n]) for v in (a, b) for n in range(v.ndim) if n not in split}
+    for stride in sorted(whole, reverse=True):
+        if stride >= step > 0:
+            offset %= stride
+    return offset < step
+
+
+def _array(source: Source) -> Array | None:
+    array = getattr(source, "array", None)
+    return array if isinstance(array, np.ndarray) else None
 
 
 def _label(source: Source) -> str:
