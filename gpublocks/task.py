@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -165,9 +164,8 @@ def check_function(
         return
     names = set(signature.parameters)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
-    bound = function.keywords if isinstance(function, partial) else {}
     for name in reserved:
-        if name in names and name not in bound:
+        if name in names:
             raise PlanError(
                 f"{name!r} is a keyword of process and of function {name_of(function)!r}; "
                 f"give the function's with functools.partial(function, {name}=...)"
