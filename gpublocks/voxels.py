@@ -41,7 +41,12 @@ def memory_order(array: Array) -> Literal["C", "F"]:
 
 def byte_range(array: Array) -> tuple[int, int]:
     """Return the addresses of the first byte of an array and the one after its last."""
-    return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
+    if not array.size:
+        return 0, 0
+    first = array.__array_interface__["data"][0]
+    steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    low, high = sum(min(0, step) for step in steps), sum(max(0, step) for step in steps)
+    return first + low, first + high + array.itemsize
 
 
 def take(array: Array, region: Region, order: Literal["C", "F"], out: Array | None) -> Array:
