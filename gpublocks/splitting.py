@@ -13,9 +13,9 @@ __all__ = ["AxisSplit", "aligned", "as_count", "blocks_needed", "even_split", "s
 
 log = logging.getLogger(__name__)
 
-_IRREGULAR = 3
+_IRREGULAR = 2
 """So many blocks at either end of an axis may differ from those between them: the first and last
-by having one neighbour; two more where a border moves to a unit and context crosses the end."""
+have one neighbour, and their neighbours may have context that the axis end cuts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from gpublocks.block_processing import block_sizes
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.splitting import AxisSplit, aligned, as_count, even_split, split_axis
 
+sizes = st.integers(1, 150)
 many = settings(max_examples=700, deadline=None)
 
 
@@ -318,10 +319,20 @@ def test_size_multiple_of(arguments, multiple):
         assert all(upper - lower >= arguments["size_min"] for lower, upper in whole)
 
 
+@st.composite
+def many_blocks(draw):
+    """Draw splits of ten blocks or more, some of them shorter than a unit, some longer."""
+    count, step = draw(st.integers(10, 40)), draw(st.integers(1, 12))
+    overlap, rest = draw(st.integers(0, 12)), draw(st.integers(0, count - 1))
+    size = count * step + overlap + rest
+    if draw(st.booleans()):
+        return even_split(size, count, overlap)
+    return split_axis(size, size_max=step + overlap, size_min="fixed", overlap=overlap)
+
+
 @many
-@given(parameters(), st.integers(1, 40), st.integers(1, 150))
-def test_alignment(arguments, unit, size_max):
-    split = split_axis(**arguments)
+@given(parameters().map(lambda p: split_axis(**p)) | many_blocks(), st.integers(1, 12), sizes)
+def test_alignment(split, unit, size_max):
     if unit == 1 or len(split) == 1:
         assert aligned(split, unit, None) == split
         return
