@@ -527,7 +527,7 @@ def _one_block(
     job = Job(
         function=function,
         sources=tuple(block.source for block in source_blocks),
-        sinks=tuple(block.source for block in sink_blocks),
+        sinks=tuple(io.as_sink(block.source) for block in sink_blocks),  # type: ignore[misc]
         grid=first.grid,
         kwargs=kwargs,
         function_type=kind,
