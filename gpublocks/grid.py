@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from math import prod
 from typing import overload
 
@@ -56,7 +55,7 @@ class Grid(Sequence[Cell]):
         return self._cell(number, tuple(index))
 
     def __iter__(self) -> Iterator[Cell]:
-        for number, index in enumerate(product(*map(range, self.counts))):
+        for number, index in enumerate(_indices(self.counts)):
             yield self._cell(number, index)
 
     def number(self, index: Sequence[int]) -> int:
@@ -91,3 +90,13 @@ class Grid(Sequence[Cell]):
         for axis, split in zip(self.axes, self.splits, strict=True):
             lengths[axis] = split.read
         return prod(lengths)
+
+
+def _indices(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Return all positions in C order; `itertools.product` would first make lists of the axes."""
+    if not counts:
+        yield ()
+        return
+    for start in _indices(counts[:-1]):
+        for position in range(counts[-1]):
+            yield (*start, position)
