@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import overload
 
-from gpublocks.geometry import Cell
+from gpublocks.geometry import Cell, Range
 from gpublocks.splitting import AxisSplit
 
 __all__ = ["Grid"]
+
+_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,16 @@ class Grid(Sequence[Cell]):
     splits: tuple[AxisSplit, ...]
     counts: tuple[int, ...] = field(init=False)
     """Number of blocks along each axis of the array, ones where it is not split."""
+    _known: tuple[dict[int, tuple[Range, Range]], ...] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         counts = [1] * len(self.shape)
         for axis, split in zip(self.axes, self.splits, strict=True):
             counts[axis] = split.count
         object.__setattr__(self, "counts", tuple(counts))
+        object.__setattr__(self, "_known", tuple({} for _ in self.splits))
 
     def __len__(self) -> int:
         return prod(self.counts)
@@ -66,14 +72,12 @@ class Grid(Sequence[Cell]):
         return number
 
     def _cell(self, number: int, index: tuple[int, ...]) -> Cell:
-        pairs = [(split, index[axis]) for axis, split in zip(self.axes, self.splits, strict=True)]
-        return Cell(
-            number,
-            index,
-            self.axes,
-            tuple([split.block(k) for split, k in pairs]),
-            tuple([split.valid(k) for split, k in pairs]),
-        )
+        pairs = [
+            known.get(index[axis]) or _remembered(known, split, index[axis])
+            for axis, split, known in zip(self.axes, self.splits, self._known, strict=True)
+        ]
+        read = tuple([pair[0] for pair in pairs])
+        return Cell(number, index, self.axes, read, tuple([pair[1] for pair in pairs]))
 
     @property
     def largest(self) -> tuple[int, ...]:
@@ -100,3 +104,17 @@ def _indices(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
     for start in _indices(counts[:-1]):
         for position in range(counts[-1]):
             yield (*start, position)
+
+
+def _remembered(
+    known: dict[int, tuple[Range, Range]], split: AxisSplit, k: int
+) -> tuple[Range, Range]:
+    """Work out the ranges of a block along an axis, for all cells that lie there too.
+
+    So many are remembered that a volume with thousands of blocks along an axis is walked in C
+    order with each range worked out once, and so few that a million of them cost nothing.
+    """
+    pair = split.block(k), split.valid(k)
+    if len(known) < _REMEMBERED:
+        known[k] = pair
+    return pair
