@@ -6,11 +6,22 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 HANG_SECONDS = 120.0
 """No test takes a tenth of it; one that does waits for something that will never come."""
 
 _stderr = -1
+
+
+# Busy machines are slow, and a run that must pass tries the same examples each time.
+settings.register_profile(
+    "gpublocks",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("gpublocks")
 
 
 def pytest_configure() -> None:
