@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Any
 
@@ -206,12 +206,13 @@ def automatic_grid(layout: Layout, budget: Budget) -> Grid:
     ``ceil(cells / workers)`` of them. A cell takes time for each voxel that it reads (halo
     included: small blocks read more), more if the block spills out of cache, and a fixed time of
     its own. The best of a family of candidates is taken: blocks whose sides are in proportion to
-    the halos (for a given volume these read the least) in many sizes.
+    the halos (for a given volume these read the least) in many sizes. Where not even the smallest
+    blocks of all workers fit, fewer workers are assumed.
 
     Raises
     ------
     BudgetError
-        If not even the smallest block fits.
+        If the smallest block does not fit.
     """
     best: Grid | None = None
     best_cost = float("inf")
@@ -231,10 +232,12 @@ def automatic_grid(layout: Layout, budget: Budget) -> Grid:
         if cost < best_cost:
             best, best_cost = grid, cost
     if best is None:
+        workers = int(budget.host_bytes // smallest)
+        if workers:
+            return automatic_grid(layout, replace(budget, workers=workers))
         raise BudgetError(
-            f"the smallest blocks need {format_bytes(smallest)} for each of {budget.workers} "
-            f"workers, but {budget.reason} leaves {format_bytes(budget.host_bytes)}; "
-            "use fewer processes or a smaller overlap"
+            f"the smallest block needs {format_bytes(smallest)}, but {budget.reason} leaves "
+            f"{format_bytes(budget.host_bytes)}; use a smaller overlap or more memory"
         )
     order = tuple(sorted(layout.axes))
     by_axis = dict(zip(best.axes, best.splits, strict=True))
@@ -298,10 +301,13 @@ def _sliced(layout: Layout, sides: list[int], halos: list[int]) -> Iterator[list
 
 
 def _beside(counts: tuple[int, ...], layout: Layout) -> Iterator[tuple[int, ...]]:
-    """Return the counts, and those with one more block along the axis of rows."""
+    """Return the counts, and those with one more block along the axis of rows.
+
+    Without a halo rows stay whole: blocks that follow each other in memory are read at once.
+    """
     yield counts
     rows = len(layout.shape) - 1 if layout.order == "C" else 0
-    if rows in layout.axes:
+    if rows in layout.axes and any(layout.overlap):
         position = layout.axes.index(rows)
         if counts[position] < _most(layout, position):
             yield (*counts[:position], counts[position] + 1, *counts[position + 1 :])
