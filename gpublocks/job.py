@@ -115,11 +115,13 @@ class Job:
     def admit(self, cell: Cell, outputs: tuple[Array, ...]) -> None:
         """Raise `BlockError` if a sink cannot hold its output: its shape or its values."""
         for sink, output in zip(self.sinks, outputs, strict=True):
-            expected = cell.valid_in(sink.shape).shape
-            if output.shape != expected:
+            expected = list(sink.shape)
+            for axis, (start, stop) in zip(cell.axes, cell.valid, strict=True):
+                expected[axis] = stop - start
+            if output.shape != tuple(expected):
                 raise BlockError(
                     f"returned an array with a valid region of shape {output.shape}, "
-                    f"expected {expected}"
+                    f"expected {tuple(expected)}"
                 )
             _check_cast(output, sink.dtype, self.casting)
 
@@ -190,7 +192,7 @@ def execute(job: Job, cell: Cell, worker: str, call: CallOn) -> CellDone | CellF
     except BaseException as error:
         return CellFailed(cell, worker, stage, explained(error, job, cell, stage))
     seconds = (loaded - start, computed - loaded, perf_counter() - computed)
-    read = sum(cell.read_in(s.shape).size * s.dtype.itemsize for s in job.sources)
+    read = sum(array.size * array.dtype.itemsize for array in arguments[: len(job.sources)])
     kept = _own(value) if job.return_result else None
     return CellDone(cell, worker, start, seconds, read, written, kept, outputs)
 
@@ -206,7 +208,8 @@ def explained(error: BaseException, job: Job, cell: Cell, stage: Stage) -> BaseE
         return type(error)(message, cell.number, stage).with_traceback(error.__traceback__)
     if not isinstance(error, Exception):
         text = "".join(traceback.format_exception_only(error)).strip()
-        return BlockError(f"{where}: function raised {text}", cell.number, stage)
+        ended = BlockError(f"{where}: function raised {text}", cell.number, stage)
+        return ended.with_traceback(error.__traceback__)
     error.add_note(f"{where} failed in stage '{stage}'")
     return error
 

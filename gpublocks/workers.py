@@ -13,8 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
+from gpublocks import cgroups
 from gpublocks.contracts import Stage
 from gpublocks.wire import Wire
 
@@ -22,9 +24,9 @@ __all__ = [
     "STAGES",
     "STATUS",
     "STATUS_BYTES",
+    "Death",
     "Slot",
     "WorkerProcess",
-    "ending",
     "leased",
     "nesting",
     "release_workers",
@@ -71,18 +73,44 @@ def nesting() -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def ending(code: int) -> str:
-    """Return how a process with an exit code ended: ``'exited with code 3'``."""
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "a signal"
-    text = f"was killed by {name} (signal {-code})"
-    if -code == signal.SIGKILL:
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a worker process ended.
+
+    Parameters
+    ----------
+    code : int
+        Its exit code, or the negative number of the signal that killed it.
+    number : int or None
+        The cell that it had begun last.
+    stage : {'load', 'compute', 'store'}
+        The stage of that cell.
+    oom_kills : int
+        How many processes the kernel has killed for want of memory since the worker started.
+    last_words : str
+        The end of what it wrote before it was ready, and in a crash.
+    """
+
+    code: int
+    number: int | None
+    stage: Stage
+    oom_kills: int
+    last_words: str
+
+    @property
+    def reason(self) -> str:
+        """The code in words: ``'exited with code 3'``."""
+        if self.code >= 0:
+            return f"exited with code {self.code}"
+        try:
+            name = signal.Signals(-self.code).name
+        except ValueError:
+            name = "a signal"
+        text = f"was killed by {name} (signal {-self.code})"
+        if -self.code != signal.SIGKILL:
+            return text
         text += ", most often the kernel's out-of-memory killer"
-    return text
+        return f"{text} ({self.oom_kills} such kills meanwhile)" if self.oom_kills else text
 
 
 class WorkerProcess:
@@ -105,6 +133,7 @@ class WorkerProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reaped = False
+        self._oom_kills = cgroups.oom_kills()
         near, far = socket.socketpair()
         with far:
             # Where the worker says what it is at, and writes its last words; it has no name, so
@@ -123,15 +152,9 @@ class WorkerProcess:
         self.pid = self._process.pid
         self.wire = Wire(near)
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs, as far as is known without asking for its exit status."""
-        return not self._reaped
-
-    def doing(self) -> tuple[int | None, Stage]:
-        """Return the number of the cell begun last, if any, and its stage."""
-        number, stage = STATUS.unpack_from(self._status)
-        return (number - 1 if number else None), STAGES[stage]
+    def rest(self) -> None:
+        """Note that an idle worker has begun no cell."""
+        STATUS.pack_into(self._status, 0, 0, 0)
 
     def kill(self) -> None:
         """End the process and what it started, at once. May be called from any thread."""
@@ -144,11 +167,8 @@ class WorkerProcess:
         self.wire.close()
         self.reap(_LEAVE_SECONDS)
 
-    def reap(self, patience: float = _EXIT_SECONDS) -> int:
-        """End the process if it does not end by itself soon, wait for it; return its exit code.
-
-        It is the negative number of the signal that ended it, if one did.
-        """
+    def reap(self, patience: float = _EXIT_SECONDS) -> Death:
+        """End the process if it does not end by itself soon, and wait for it."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline and not self._exited():
             time.sleep(0.001)
@@ -157,16 +177,14 @@ class WorkerProcess:
             code = self._process.wait()
             self._reaped = True
         self.wire.close()
-        return code
-
-    def last_words(self) -> str:
-        """Return the end of what it wrote before it was ready, or in a crash; close its log."""
+        number, stage = STATUS.unpack_from(self._status)
         size = os.fstat(self._log).st_size
         start = max(STATUS_BYTES, size - _LAST_WORDS_BYTES)
-        text = os.pread(self._log, size - start, start).decode("utf-8", "replace").strip()
+        words = os.pread(self._log, size - start, start).decode("utf-8", "replace").strip()
         self._status.close()
         os.close(self._log)
-        return text
+        kills = max(0, cgroups.oom_kills() - self._oom_kills)
+        return Death(code, number - 1 if number else None, STAGES[stage], kills, words)
 
     def forget(self) -> None:
         """Drop all ties without touching the process: for a forked child, whose it is not."""
@@ -276,25 +294,25 @@ class Slot:
         """Wait until the slot has ended after `close`, for at most so long."""
         return self._ended.wait(seconds)
 
+    def retire(self) -> None:
+        """Let the idle worker end. Called in the thread of the slot."""
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            worker.leave()
+
     def _live(self) -> None:
         while True:
             try:
                 task = self._tasks.get(timeout=IDLE_SECONDS if self.worker else None)
             except queue.Empty:
-                self._retire()
+                self.retire()
                 continue
             if task is None:
-                self._retire()
+                self.retire()
                 self._ended.set()
                 return
             task(self)
             del task
-
-    def _retire(self) -> None:
-        worker, self.worker = self.worker, None
-        if worker is not None:
-            worker.leave()
-            worker.last_words()
 
 
 class _Pool:
@@ -372,12 +390,14 @@ def _shut_down() -> None:
 
 def _forget() -> None:
     """Drop the parent's workers in a forked child: they are not its own, nor are the threads."""
-    for pool in _pools:
-        for slot in pool.slots:
-            if slot.worker is not None:
-                slot.worker.forget()
-    _pools.clear()
-    _starting.release()
+    try:
+        for pool in _pools:
+            for slot in pool.slots:
+                if slot.worker is not None:
+                    slot.worker.forget()
+        _pools.clear()
+    finally:
+        _starting.release()
 
 
 _pools: list[_Pool] = []

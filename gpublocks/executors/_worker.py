@@ -3,6 +3,7 @@
 import ctypes
 import faulthandler
 import gc
+import importlib
 import io
 import mmap
 import os
@@ -10,7 +11,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, cast
 
@@ -39,6 +41,7 @@ _OOM_SCORE = "500"
 # Memory of blocks up to this size is kept for the next block instead of being given back: its
 # pages would be mapped and zeroed anew each time (twice the time for sums of 64 MiB arrays).
 _KEPT_BYTES = 256 << 20
+_TIDY_SECONDS = 0.1
 
 
 def main(wire: int, log: int, stderr: int, parent: int) -> None:
@@ -90,9 +93,14 @@ class _Worker:
         self._place_bytes = 0
         self._ring: Ring | None = None
         self._data_limit: tuple[int, int] | None = None
+        self._untidy = False
+        self._modules: dict[str, tuple[int, int]] = {}
+        self._began = 0
 
     def serve(self) -> None:
         while True:
+            if self._untidy and not self._wire.ready(_TIDY_SECONDS):
+                self._tidy()
             message = self._wire.receive()
             if message[0] == "cells":
                 for number, place in message[1]:
@@ -112,10 +120,14 @@ class _Worker:
         place_bytes: int,
         ring_bytes: int,
     ) -> None:
-        STATUS.pack_into(self._status, 0, 0, _LOAD)
+        if ring_bytes:
+            self._ring = Ring.attach(self._wire.descriptors.pop(), ring_bytes)
+        if any(_stamp(path) != stamp for path, stamp in self._modules.items()):
+            self._wire.send(("stale",))
+            return
+        importlib.invalidate_caches()
+        self._began = time.time_ns()
         try:
-            if ring_bytes:
-                self._ring = Ring.attach(self._wire.descriptors.pop(), ring_bytes)
             if folder is not None:
                 os.chdir(folder)
             sys.path[:] = path
@@ -123,6 +135,9 @@ class _Worker:
             arrays = [a for a in (*job.sources, *job.sinks) if isinstance(a, Staged)]
             self._staged = list(zip(arrays, offsets, strict=True))
             self._place_bytes = place_bytes
+            if job.keep_outputs:
+                # The first cell is measured: memory that it uses again would not be seen.
+                self._tidy()
             if limit is not None:
                 self._data_limit = _limit_data(limit)
             self._job = job
@@ -180,15 +195,46 @@ class _Worker:
             self._ring.close()
             self._ring = None
         self._staged = []
-        for descriptor in self._wire.descriptors:
-            os.close(descriptor)
-        self._wire.descriptors.clear()
         if self._data_limit is not None:
             _set_data_limit(self._data_limit)
             self._data_limit = None
+        self._untidy = True
+        self._modules = dict(_modules_of_the_user(self._began)) | self._modules
+
+    def _tidy(self) -> None:
+        """Give back memory that was kept for the next block."""
+        self._untidy = False
         gc.collect()
         with suppress(AttributeError):
             self._libc.malloc_trim(0)
+
+
+def _modules_of_the_user(since: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the files of loaded modules that are not installed, with their stamps.
+
+    A worker that has loaded a module goes on with it when its file is edited; so a change means
+    that a new worker is needed. Files that are younger than the job may have been edited after
+    they were loaded, and get a stamp that they never have.
+
+    Parameters
+    ----------
+    since : int
+        When the job began, in nanoseconds.
+    """
+    installed = (sys.prefix, sys.base_prefix)
+    for module in tuple(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and not path.startswith(installed):
+            stamp = _stamp(path)
+            yield path, stamp if stamp[0] < since else (-1, -1)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 def _failed(error: BaseException, job: Job, cell: Cell, stage: Stage) -> CellFailed:

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from signal import SIGKILL
 from typing import Any, NamedTuple
 
-from gpublocks import cgroups, machine
+from gpublocks import machine
 from gpublocks.contracts import (
     Array,
     CellDone,
@@ -44,7 +44,7 @@ from gpublocks.job import Job, explained, place
 from gpublocks.parcel import Parcel, name_of
 from gpublocks.running import EventRun
 from gpublocks.wire import Packed, WireClosedError, noted, revived, unpack
-from gpublocks.workers import Slot, WorkerProcess, ending, leased, nesting
+from gpublocks.workers import Death, Slot, WorkerProcess, leased, nesting
 
 __all__ = ["ProcessExecutor"]
 
@@ -133,7 +133,6 @@ class _Work:
         self.parcel = parcel
         self.in_place = _in_place(job)
         self.storing = threading.Lock()
-        self.oom_kills = 0
         self.feed = Feed(())
         self.events = Events(0, ())
         self._cancelled = False
@@ -147,7 +146,6 @@ class _Work:
 
     def begin(self, cells: Iterable[Cell], slots: list[Slot]) -> None:
         """Let slots work on cells."""
-        self.oom_kills = cgroups.oom_kills()
         self.feed = Feed(cells)
         self.events = Events(2 * len(slots), slots)
         if self._cancelled:
@@ -280,12 +278,9 @@ class _Lane:
         Short cells queue at the worker. Others are sent when their turn comes, so that a slot
         without work can take them; the next one's arrays are already loaded then.
         """
-        fresh = []
-        while len(self._flight) < self._depth and (loaded := self._next()):
-            if not self._flight:
-                self._news.append(CellStarted(loaded.cell, self._name))
-            self._flight.append(loaded)
-            fresh.append((loaded.cell.number, loaded.place))
+        fresh: list[_Loaded] = []
+        while len(self._flight) + len(fresh) < self._depth and (loaded := self._next()):
+            fresh.append(loaded)
         if fresh:
             self._send(fresh)
         if self._parcel.loaded and self._depth == 1 and self._ahead is None:
@@ -336,21 +331,37 @@ class _Lane:
             )
             yield array, region, view
 
-    def _send(self, numbers: list[tuple[int, int]]) -> None:
+    def _send(self, fresh: list[_Loaded]) -> None:
+        first = not self._flight
+        self._flight.extend(fresh)
         worker = self._worker = self._worker or self._told()
         if self._job.keep_outputs:
             self._idle_bytes = self._peak_bytes = machine.rss_anon(worker.pid)
-        worker.wire.send(("cells", numbers))
+        worker.wire.send(("cells", [(loaded.cell.number, loaded.place) for loaded in fresh]))
+        if first and self._flight:
+            self._news.append(CellStarted(self._flight[0].cell, self._name))
 
     def _told(self) -> WorkerProcess:
-        """Return a worker that knows the job."""
-        self._was_warm = self._slot.worker is not None
-        worker = self._slot.worker or self._slot.start()
-        worker.wire.send(self._parcel.message(), [self._ring.fd] if self._ring else [])
-        while self._job.keep_outputs and not self._heard(worker):
-            # What loading the job takes is not counted as memory of its first cell.
-            continue
-        return worker
+        """Return a worker that has loaded the job, or said that it cannot."""
+        while True:
+            self._was_warm = self._slot.worker is not None
+            worker = self._slot.worker or self._started()
+            worker.rest()
+            worker.wire.send(self._parcel.message(), [self._ring.fd] if self._ring else [])
+            while (answer := self._heard(worker)) == "out":
+                continue
+            if answer != "stale":
+                return worker
+            self._slot.retire()
+
+    def _started(self) -> WorkerProcess:
+        try:
+            return self._slot.start()
+        except OSError as error:
+            raise DeviceError(
+                f"cannot start worker processes with {sys.executable!r}: {error}; "
+                "use executor='threads' or 'serial'"
+            ) from error
 
     def _tell(self) -> None:
         if self._news:
@@ -368,22 +379,21 @@ class _Lane:
         while self._flight and worker.wire.pending:
             self._heard(worker)
 
-    def _heard(self, worker: WorkerProcess) -> bool:
-        """Act on the next message of the worker; return False if it is only text."""
+    def _heard(self, worker: WorkerProcess) -> str:
+        """Act on the next message of a worker; return its kind."""
         kind, *rest = worker.wire.receive()
         if kind == "done":
             self._done(*rest)
         elif kind == "out":
             stream, text = rest
             self._news.append(OutputWritten(stream, text, self._name))
-            return False
         elif kind == "failed":
             cell = self._flight.popleft().cell
             self._end(_failed(self._job, cell, self._name, *rest))
         elif kind == "unloadable":
             self._flight.clear()
             self._end(_unloadable(self._job, *rest))
-        return True
+        return str(kind)
 
     def _done(
         self,
@@ -436,36 +446,37 @@ class _Lane:
 
     def _bury(self) -> None:
         """Wait for the end of a dead worker and decide what becomes of its cells."""
-        code, doing, last_words = self._discard()
+        death = self._discard()
         cells = [loaded.cell for loaded in self._flight]
         self._places += [loaded.place for loaded in self._flight]
         self._flight.clear()
-        if self._work.stopped:
+        if death is None or self._work.stopped:
             return
-        reason = f"{self._name} {ending(code)}"
-        if cells and cells[0].number == doing[0]:
-            if not self._retried(cells[0], doing[1], reason, last_words):
+        if cells and cells[0].number == death.number:
+            if not self._retried(cells[0], death):
                 return
         elif not self._was_warm:
             self._stillborn += 1
-            if self._stillborn >= (_ATTEMPTS_IF_KILLED if code == -SIGKILL else _ATTEMPTS):
-                self._end(_stillborn(reason, last_words))
+            if self._stillborn >= (_ATTEMPTS_IF_KILLED if death.code == -SIGKILL else _ATTEMPTS):
+                error = DeviceError(
+                    f"worker processes end before they begin: {self._name} {death.reason}; "
+                    "use executor='threads' or 'serial'"
+                )
+                self._end(self._quoting(error, death))
                 return
         self._was_warm = False
         self._tell()
         self._feed.give_back(cells)
 
-    def _discard(self) -> tuple[int, tuple[int | None, Stage], str]:
-        """End the worker; return its exit code, what it was at, and its last words."""
+    def _discard(self) -> Death | None:
+        """End the worker."""
         worker = self._slot.worker
         self._slot.worker = self._worker = None
-        if worker is None:
-            return 0, (None, "load"), ""
-        code = worker.reap()
-        return code, worker.doing(), worker.last_words()
+        return None if worker is None else worker.reap()
 
-    def _retried(self, cell: Cell, stage: Stage, reason: str, last_words: str) -> bool:
+    def _retried(self, cell: Cell, death: Death) -> bool:
         """Tell that a cell is done again, or end the run if it must not be."""
+        stage, reason = death.stage, f"{self._name} {death.reason}"
         writes = stage == "store" or (stage == "compute" and self._job.function_type == "block")
         if writes and self._work.in_place:
             why = f"{reason} in stage '{stage}', which changes the source it reads"
@@ -474,14 +485,14 @@ class _Lane:
         else:
             self._news.append(CellRetried(cell, self._name, reason))
             return True
-        kills = cgroups.oom_kills() - self._work.oom_kills
-        if kills > 0:
-            why += f"; the kernel killed {kills} processes for want of memory during this run"
         error = WorkerDiedError(f"{place(self._job, cell)}: {why}", cell.number, stage)
-        if last_words:
-            error.add_note(f"last words of {self._name}:\n{last_words}")
-        self._end(CellFailed(cell, self._name, stage, error))
+        self._end(CellFailed(cell, self._name, stage, self._quoting(error, death)))
         return False
+
+    def _quoting(self, error: BaseException, death: Death) -> BaseException:
+        if death.last_words:
+            error.add_note(f"last words of {self._name}:\n{death.last_words}")
+        return error
 
 
 def _failed(
@@ -508,12 +519,3 @@ def _unloadable(job: Job, packed: Packed | None, text: str, notes: list[str]) ->
         return error
     message = f"worker processes cannot load function {name_of(job.function)!r}: {text}"
     return noted(ArgumentTypeError(f"{message}; use executor='threads'"), notes)
-
-
-def _stillborn(reason: str, last_words: str) -> DeviceError:
-    error = DeviceError(
-        f"worker processes end before they begin: {reason}; use executor='threads' or 'serial'"
-    )
-    if last_words:
-        error.add_note(f"last words:\n{last_words}")
-    return error
