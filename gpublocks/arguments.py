@@ -238,6 +238,9 @@ def _need(function: Any) -> Need | None:
 
 def _dtype(dtype: Any) -> "np.dtype[Any]":
     try:
-        return np.dtype(dtype)
+        found: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
         raise ArgumentTypeError(f"dtype is {dtype!r}; give a NumPy type ({error})") from None
+    if found.hasobject:
+        raise ArgumentTypeError(f"dtype {found} cannot be stored block-wise; use numbers")
+    return found

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -36,20 +37,23 @@ def plan_task(task: Task) -> Plan:
     check_aliasing(task, grid)
     _check_neighbours(task)
     plan = _plan(task, grid, budget)
+    if plan.worker_bytes > budget.host_bytes:
+        plan = _lighter(task, plan)
     return _within_budget(task, plan)
 
 
 def _grid(task: Task, budget: Budget) -> Grid:
     first = task.sources[0]
-    if 0 in first.shape:
-        return Grid(first.shape, (0,), (AxisSplit(first.shape[0], 0, 0, 0),))
-    if task.automatic:
+    empty = 0 in first.shape
+    if task.automatic and not empty:
         return _automatic(task, budget)
-    axes = normalise_axes(task.axes, len(first.shape), first.order, first.unit)
+    axes = "all" if task.automatic and task.axes is None else task.axes
+    axes = normalise_axes(axes, len(first.shape), first.order, first.unit)
     sizes = task.sizes
     if task.one_block:
         sizes = replace(sizes, size_max=None, size_min=None, optimization=False)
-    return documented_grid(first.shape, axes, sizes, task.units)
+    grid = documented_grid([max(1, length) for length in first.shape], axes, sizes, task.units)
+    return Grid(first.shape, (0,), (AxisSplit(first.shape[0], 0, 0, 0),)) if empty else grid
 
 
 def _automatic(task: Task, budget: Budget) -> Grid:
@@ -155,6 +159,13 @@ def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
     )
 
 
+def _lighter(task: Task, plan: Plan) -> Plan:
+    """Return the plan or the one not optimised for workers, whichever has smaller blocks."""
+    plain = replace(task, sizes=replace(task.sizes, optimization=False))
+    other = _plan(plain, _grid(plain, plan.budget), plan.budget)
+    return min(plan, other, key=lambda plan: plan.worker_bytes)
+
+
 def _within_budget(task: Task, plan: Plan) -> Plan:
     """Lower the number of workers until the predicted peak fits.
 
@@ -170,15 +181,31 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
     needed = plan.worker_bytes if task.memory_bytes is not None else certain
     if needed <= limit:
         return plan
-    axis = max(plan.grid.axes, key=lambda axis: plan.grid.largest[axis])
-    fitting = int(plan.grid.largest[axis] * limit / needed)
-    advice = f"use size_max={fitting} on axis {axis}" if fitting else "use smaller blocks"
     raise BudgetError(
         f"one block of {plan.grid.largest} voxels needs {format_bytes(needed)} (block "
         f"{format_bytes(plan.block_bytes)} + function {plan.need.per_voxel:g} B per voxel"
         f"{' + staging' if plan.staging_bytes else ''}), but {plan.budget.reason} leaves "
-        f"{format_bytes(limit)}; {advice}, or give overlap or halo and let the sizes be chosen"
+        f"{format_bytes(limit)}; {_advice(task, plan)}"
     )
+
+
+def _advice(task: Task, plan: Plan) -> str:
+    """Return what would make the blocks of a plan fit: a size that was tried, if there is one."""
+    first, grid = task.sources[0], plan.grid
+    if task.automatic:
+        return "use a smaller overlap or more memory"
+    axes = normalise_axes(task.axes, len(first.shape), first.order, first.unit)
+    room = (plan.budget.host_bytes - plan.need.fixed) / (plan.worker_bytes - plan.need.fixed)
+    for axis in sorted(axes, key=lambda axis: -grid.largest[axis]):
+        lengths = [int(grid.largest[a] * (room if a == axis else 1)) for a in axes]
+        sizes = replace(task.sizes, size_max=lengths)
+        smaller = replace(task, one_block=False, sizes=sizes)
+        with suppress(PlanError):
+            tried = _lighter(smaller, _plan(smaller, _grid(smaller, plan.budget), plan.budget))
+            if tried.worker_bytes <= plan.budget.host_bytes:
+                where = f"axes {axes}" if len(axes) > 1 else f"axis {axis}"
+                return f"use size_max={lengths if len(axes) > 1 else lengths[0]} on {where}"
+    return "use smaller blocks, or give overlap or halo without sizes, which are then chosen"
 
 
 def check_aliasing(task: Task, grid: Grid) -> None:

@@ -44,8 +44,8 @@ class Mask:
             raise ArgumentTypeError(f"mask has dtype {array.dtype}; give an array of bool")
         factors = []
         for length, coarse in zip(shape, array.shape, strict=False):
-            factor = -(-length // max(1, coarse))
-            if coarse and -(-length // factor) == coarse:
+            factor = max(1, -(-length // max(1, coarse)))
+            if -(-length // factor) == coarse:
                 factors.append(factor)
         if not len(factors) == array.ndim == len(shape):
             raise PlanError(
