@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import Any, Literal
 
+import numpy as np
+
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.geometry import Range
 
@@ -146,7 +148,7 @@ def as_count(name: str, value: Any, minimum: int) -> int:
         If it is below `minimum`.
     """
     try:
-        number = index(None if isinstance(value, bool) else value)
+        number = index(None if isinstance(value, bool | np.bool_) else value)
     except TypeError:
         kind = type(value).__name__
         raise ArgumentTypeError(f"{name} is {value!r} ({kind}); give a whole number") from None

@@ -154,8 +154,11 @@ def source_info(source: Any, short: bool = True) -> str:
 def source_array(source: Any, dtype: Any = None, copy: bool | None = None) -> Array:
     """Return the voxels as an array: a view where they lie in memory or a map, else a copy."""
     array = getattr(source, "array", None)
-    if not isinstance(array, np.ndarray):
-        if copy is False:
-            raise ValueError(f"{source!r} cannot be an array without a copy; use copy=None")
+    in_memory = isinstance(array, np.ndarray)
+    if copy is False and not (in_memory and (dtype is None or dtype == array.dtype)):
+        kind = "" if dtype is None else f" of {np.dtype(dtype)}"
+        raise ValueError(f"{source!r} cannot be an array{kind} without a copy; use copy=None")
+    if not in_memory:
         array, copy = source.read(Region.whole(source.shape)), None
-    return np.array(array, dtype=dtype, copy=copy)
+    # Not np.array(copy=copy): None means 'if needed' since NumPy 2 only, where False raises.
+    return np.array(array, dtype=dtype) if copy else np.asarray(array, dtype=dtype)
