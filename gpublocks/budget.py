@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from gpublocks.errors import ArgumentTypeError, PlanError
@@ -92,7 +93,7 @@ def parse_bytes(value: int | str) -> int:
     >>> parse_bytes("2GiB")
     2147483648
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, Real | str):
         raise ArgumentTypeError(
             f"memory is {value!r} ({type(value).__name__}); give bytes or a text such as '8GB'"
         )
@@ -114,7 +115,7 @@ def format_bytes(count: float) -> str:
     Examples
     --------
     >>> format_bytes(1536)
-    '1.5 kB'
+    '1.54 kB'
     >>> format_bytes(512)
     '512 B'
     """
@@ -124,4 +125,5 @@ def format_bytes(count: float) -> str:
         count /= 1000
         if count < 999.5:
             return f"{count:.3g} {unit}"
-    return f"{count / 1000:.4g} TB"
+    count /= 1000
+    return f"{count:.3g} TB" if count < 999.5 else f"{count:.0f} TB"
