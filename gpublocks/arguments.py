@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks import executors, io, machine
+from gpublocks import executors, gpus, io, machine
 from gpublocks.budget import Need, parse_bytes
 from gpublocks.contracts import NewSink, Sink, Source
 from gpublocks.errors import ArgumentTypeError, DeviceError, PlanError, SinkError
@@ -133,9 +133,10 @@ def _choose(executor: Any, processes: int | str | None, device: Any) -> Choice:
     """Decide who computes: what was asked for, else worker processes where they exist."""
     workers = count_workers(processes)
     if device not in (None, "auto", "cpu"):
+        status = gpus.gpu_status()
         raise DeviceError(
-            f"device is {device!r}, but this version computes on CPUs only; "
-            f"use device='cpu' ({machine.gpu_status()})"
+            f"device is {device!r}, but this version computes on CPUs only; use device='cpu'"
+            + (f" ({status})" if status else "")
         )
     if executor is not None and not isinstance(executor, str):
         if not isinstance(getattr(executor, "workers", None), int) or not hasattr(executor, "run"):

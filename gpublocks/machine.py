@@ -1,16 +1,13 @@
-"""What this machine offers a run. Touches the OS (/proc, /sys), psutil and NVML; only reads."""
+"""What this machine offers a run on its CPUs. Touches the OS (/proc, /sys), psutil; only reads."""
 
-import contextlib
 import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from gpublocks import cgroups
 from gpublocks.budget import Budget, format_bytes
@@ -18,13 +15,10 @@ from gpublocks.cgroups import read_text
 from gpublocks.splitting import as_count
 
 __all__ = [
-    "Gpu",
     "Limit",
     "cache_bytes",
     "core_cache_bytes",
     "cpu_count",
-    "gpu_status",
-    "gpus",
     "host_budget",
     "memory_available",
     "memory_limit",
@@ -70,29 +64,6 @@ class Limit:
 
     bytes: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU as NVML sees it; None where it does not tell.
-
-    Parameters
-    ----------
-    index : int
-        Number in NVML's order (by PCI bus), which need not be CUDA's.
-    name, uuid : str
-    total_bytes, free_bytes : int or None
-        Memory.
-    driver : str or None
-        Version of the driver.
-    """
-
-    index: int
-    name: str
-    uuid: str
-    total_bytes: int | None
-    free_bytes: int | None
-    driver: str | None
 
 
 def cpu_count(root: Path = _ROOT) -> int:
@@ -193,22 +164,6 @@ def rss_anon(pid: int, root: Path = _ROOT) -> int:
     return _status_bytes(str(pid), "RssAnon", root)
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """Return the NVIDIA GPUs of this machine; none where NVML is missing. Starts no CUDA."""
-    return _look_for_gpus()[0]
-
-
-def gpu_status() -> str:
-    """Return one line that says why no GPU is used."""
-    found, problem = _look_for_gpus()
-    if problem:
-        return problem
-    with contextlib.suppress(ImportError, ValueError):
-        if find_spec("cupy") is not None:
-            return f"{found[0].name} found, but this version of gpublocks computes on CPUs only"
-    return "CuPy is not installed: pip install 'gpublocks[cuda12]'"
-
-
 def versions() -> dict[str, str]:
     """Return the versions of gpublocks, Python, the platform and the libraries installed."""
     found = {
@@ -261,44 +216,3 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _look_for_gpus() -> tuple[tuple[Gpu, ...], str]:
-    """Return the GPUs, and in words why there are none."""
-    try:
-        import pynvml
-    except ImportError:
-        return (), "nvidia-ml-py is not installed: pip install 'gpublocks[cuda12]'"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        if isinstance(error, pynvml.NVMLError_LibraryNotFound):
-            return (), "no NVIDIA driver found (libnvidia-ml.so.1)"
-        return (), f"the NVIDIA driver does not answer ({error})"
-    try:
-        found = tuple([_gpu(pynvml, n) for n in range(pynvml.nvmlDeviceGetCount())])
-        return found, "" if found else "no NVIDIA GPU found"
-    except pynvml.NVMLError as error:
-        return (), f"the NVIDIA driver does not answer ({error})"
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-
-
-def _gpu(pynvml: Any, index: int) -> Gpu:
-    def ask(query: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return query(*args)
-        except pynvml.NVMLError:
-            return None
-
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    return Gpu(
-        index,
-        name=ask(pynvml.nvmlDeviceGetName, handle) or "NVIDIA GPU",
-        uuid=ask(pynvml.nvmlDeviceGetUUID, handle) or "",
-        total_bytes=None if memory is None else int(memory.total),
-        free_bytes=None if memory is None else int(memory.free),
-        driver=ask(pynvml.nvmlSystemGetDriverVersion),
-    )

@@ -13,7 +13,18 @@ PACKAGE = Path(gpublocks.__file__).parent
 
 FLOORS = [
     {"errors", "geometry"},
-    {"splitting", "budget", "contracts", "arrays", "wire", "cgroups", "slicing", "voxels", "partial"},
+    {
+        "splitting",
+        "budget",
+        "contracts",
+        "arrays",
+        "wire",
+        "cgroups",
+        "gpus",
+        "slicing",
+        "voxels",
+        "partial",
+    },
     {"grid", "machine", "filters", "io", "running", "flow", "workers", "masking", "sample"},
     {"sizing", "planning", "blocks", "devices", "picture"},
     {"job"},
@@ -28,10 +39,10 @@ FLOORS = [
 ROOF = {"__init__", "__main__"}
 
 GUESTS = {
-    "cupy": {"arrays", "machine", "devices", "filters"},
-    "cupyx": {"arrays", "machine", "devices", "filters"},
-    "pynvml": {"machine"},
-    "psutil": {"machine"},
+    "cupy": {"arrays", "gpus", "devices", "filters"},
+    "cupyx": {"arrays", "devices", "filters"},
+    "pynvml": {"gpus"},
+    "psutil": {"gpus", "machine"},
     "matplotlib": {"picture"},
     "tqdm": {"telling"},
     "cloudpickle": {"wire"},

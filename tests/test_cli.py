@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_nvml import FakeGpu, FakeNvml, install
 from scipy import ndimage
 
 import gpublocks
@@ -266,6 +267,16 @@ def test_info_is_a_table_for_people(say: Say) -> None:
     assert (status, err) == (0, "")
     for title in ("gpublocks", "python", "CPUs", "cache", "memory limit", "GPU use", "executors"):
         assert f"\n{title}" in f"\n{out}"
+
+
+def test_info_tells_of_gpus(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml([FakeGpu("H200", "GPU-1", (140 * 10**9, 60 * 10**9))]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    _, out, _ = say("info")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "GPU 0 H200, 60 GB of 140 GB free, driver 580.65" in lines
+    assert "limited by free GPU memory (NVML)" in lines
+    assert "GPU use none: CuPy is not installed: pip install 'gpublocks[cuda13]'" in lines
 
 
 # --- errors ------------------------------------------------------------------------------------

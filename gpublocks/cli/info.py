@@ -1,10 +1,11 @@
-"""The command `info`: what this machine offers. Touches what `machine` looks at; only reads."""
+"""The command `info`: what this machine offers. Touches what `machine` and `gpus` look at."""
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
-from gpublocks import __version__, executors, machine
+from gpublocks import __version__, executors, gpus, machine
 from gpublocks.budget import format_bytes
 from gpublocks.errors import DeviceError
 
@@ -37,18 +38,8 @@ def _facts() -> dict[str, Any]:
         "memory_limit_reason": limit.reason,
         "memory_available_bytes": available.bytes,
         "memory_available_reason": available.reason,
-        "gpus": [
-            {
-                "index": gpu.index,
-                "name": gpu.name,
-                "uuid": gpu.uuid,
-                "total_bytes": gpu.total_bytes,
-                "free_bytes": gpu.free_bytes,
-                "driver": gpu.driver,
-            }
-            for gpu in machine.gpus()
-        ],
-        "gpu_status": machine.gpu_status(),
+        "gpus": [asdict(gpu) for gpu in gpus.gpus()],
+        "gpu_status": gpus.gpu_status() or "this version computes on CPUs only",
         "executors": _executors(),
         "libraries": {
             name: version
@@ -85,7 +76,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         sizes = [gpu["free_bytes"], gpu["total_bytes"]]
         free, total = ["?" if size is None else format_bytes(size) for size in sizes]
         text = f"{gpu['name']}, {free} of {total} free, driver {gpu['driver'] or '?'}"
-        rows.append((f"GPU {gpu['index']}", text))
+        rows += [(f"GPU {gpu['index']}", text), ("", f"limited by {gpu['limit']}")]
     rows.append(("GPU use", f"none: {facts['gpu_status']}"))
     rows.append(("executors", ", ".join(facts["executors"])))
     libraries = facts["libraries"]
