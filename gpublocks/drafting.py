@@ -15,7 +15,7 @@ from gpublocks.grid import Grid
 from gpublocks.planning import Plan, Volume
 from gpublocks.sizing import Layout, automatic_grid, documented_grid, normalise_axes
 from gpublocks.splitting import AxisSplit, as_count
-from gpublocks.task import Task
+from gpublocks.task import Task, check_periodic
 
 __all__ = ["plan_task", "replan", "shared"]
 
@@ -33,6 +33,8 @@ def plan_task(task: Task) -> Plan:
     """
     budget = machine.host_budget(task.choice.workers, task.memory_bytes)
     grid = _grid(task, budget)
+    if len(grid) > 1:
+        check_periodic(task.function, task.kwargs)
     _check_shapes(task, grid)
     check_aliasing(task, grid)
     _check_neighbours(task)

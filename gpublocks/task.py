@@ -16,7 +16,10 @@ from gpublocks.job import FunctionType
 from gpublocks.masking import Mask
 from gpublocks.sizing import Sizes
 
-__all__ = ["Choice", "Task", "check_function", "name_of"]
+__all__ = ["Choice", "Task", "check_function", "check_periodic", "name_of"]
+
+_LIBRARIES = ("scipy", "skimage", "cupyx", "cucim")
+"""Where a keyword ``mode`` says what lies beyond the border."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,28 @@ def name_of(function: Callable[..., Any]) -> str:
     while hasattr(function, "func"):
         function = function.func
     return str(getattr(function, "__name__", type(function).__name__))
+
+
+def check_periodic(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Check that a filter's context is beside its voxels, as that of a block is.
+
+    Raises
+    ------
+    PlanError
+        If it is a filter of a known library that is told to take the far side of the volume.
+    """
+    keywords = dict(kwargs)
+    while isinstance(function, functools.partial):
+        keywords = {**function.keywords, **keywords}
+        function = function.func
+    library = str(getattr(function, "__module__", "")).partition(".")[0]
+    mode = keywords.get("mode")
+    for name in mode if isinstance(mode, tuple | list) else [mode]:
+        if library in _LIBRARIES and name in ("wrap", "grid-wrap"):
+            raise PlanError(
+                f"function {name_of(function)!r} with mode={name!r} takes voxels of the far side "
+                "of the volume, which no block has; use another mode, or size_max='full'"
+            )
 
 
 def check_function(

@@ -354,6 +354,21 @@ def test_callables_of_any_kind(
     assert np.array_equal(result, source.clip(3, 7) if expected is None else expected)
 
 
+@pytest.mark.parametrize("mode", ["wrap", "grid-wrap", ["reflect", "wrap"]])
+def test_periodic_filters_are_refused(mode: Any) -> None:
+    source = numbered(12, 12)
+
+    with pytest.raises(PlanError, match=r"'uniform_filter' with mode='.*wrap'.*size_max='full'"):
+        bp.process(ndi.uniform_filter, source, halo=1, size_max=6, size=3, mode=mode)
+    periodic = functools.partial(ndi.uniform_filter, mode=mode)
+    with pytest.raises(PlanError, match="wrap"):
+        bp.plan(functools.partial(periodic, size=3), source, halo=1, size_max=6)
+    result = bp.process(ndi.uniform_filter, source, size_max="full", size=3, mode=mode)
+    assert np.array_equal(result, ndi.uniform_filter(source, 3, mode=mode))
+    taken = bp.process(np.take, source, indices=[0, 13], axis=1, mode="wrap", executor="serial")
+    assert np.array_equal(taken, source[:, [0, 1]])
+
+
 # --- keyword arguments ---------------------------------------------------------------------------
 
 
