@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 __all__ = [
@@ -50,9 +51,15 @@ def control_groups(controller: str, root: Path = _ROOT) -> list[list[ControlGrou
         One non-empty list for each hierarchy that may carry the controller: version 1, version 2,
         or both on a hybrid system.
     """
+    return _groups(controller, root, read_text(root / "proc/self/cgroup"))
+
+
+@lru_cache(maxsize=32)
+def _groups(controller: str, root: Path, membership: str) -> list[list[ControlGroup]]:
+    """Find the groups named in a /proc/self/cgroup; kept, as the mounts take long to read."""
     mounts = list(_mounts(root))
     found = []
-    for line in read_text(root / "proc/self/cgroup").splitlines():
+    for line in membership.splitlines():
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if names and controller not in names.split(","):

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -176,6 +177,7 @@ def versions() -> dict[str, str]:
     return found | ({"cupy": ", ".join(cupy)} if cupy else {})
 
 
+@lru_cache(maxsize=8)
 def _caches(root: Path) -> dict[int, tuple[int, int]]:
     """Return bytes and number of sharing CPUs of the first CPU's data caches, by level."""
     found = {}

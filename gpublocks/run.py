@@ -163,7 +163,7 @@ class TaskRun:
         """Open the sinks: create those that are new for results of these shapes and types."""
         opened: list[Sink] = []
         for sink, (shape, dtype) in zip(self.task.sinks, results, strict=True):
-            if isinstance(sink, Sink):
+            if not isinstance(sink, NewSink):
                 opened.append(sink)
                 continue
             order = self.task.sources[0].order

@@ -97,7 +97,7 @@ class Task:
     @property
     def existing_sinks(self) -> tuple[Sink, ...]:
         """The sinks that exist."""
-        return tuple(sink for sink in self.sinks if isinstance(sink, Sink))
+        return tuple(sink for sink in self.sinks if not isinstance(sink, NewSink))
 
     @property
     def automatic(self) -> bool:
