@@ -139,6 +139,7 @@ def block_axes(source: Any, axes: Any = None) -> list[int]:
 
     Examples
     --------
+    >>> import numpy as np
     >>> block_axes(np.zeros((2, 3, 4), order="F"))
     [2]
     """
@@ -310,6 +311,7 @@ def process(
 
     Examples
     --------
+    >>> import numpy as np
     >>> image = np.arange(10.0)
     >>> float(process(np.sqrt, image, overlap=0, processes="serial")[4])
     2.0
@@ -355,6 +357,7 @@ def plan(
 
     Examples
     --------
+    >>> import numpy as np
     >>> plan(np.sqrt, np.zeros((64, 64)), size_max=16, processes="serial").grid.counts
     (4, 1)
     """
