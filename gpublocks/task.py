@@ -178,7 +178,7 @@ def check_function(
         raise ArgumentTypeError(
             f"function {name_of(function)!r} is async or a generator; give a plain function"
         )
-    while isinstance(function, functools.partial):
+    while isinstance(function, functools.partial) and not hasattr(function, "__signature__"):
         n_arrays += len(function.args)
         kwargs = {**function.keywords, **kwargs}
         reserved = [name for name in reserved if name not in function.keywords]
