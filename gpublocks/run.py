@@ -17,6 +17,7 @@ from gpublocks.contracts import (
     NewSink,
     Run,
     Sink,
+    Stage,
 )
 from gpublocks.drafting import replan, shared
 from gpublocks.geometry import Cell
@@ -262,13 +263,13 @@ def _whole(output: Any, cell: Cell, grid: Grid) -> tuple[tuple[int, ...], DType]
 def _store(job: Job, done: CellDone) -> CellDone | CellFailed:
     """Store the outputs that the first cell kept."""
     start = perf_counter()
+    stage: Stage = "compute"
     try:
         job.admit(done.cell, done.outputs)
+        stage = "store"
         written = job.store(done.cell, done.outputs)
     except Exception as error:
-        return CellFailed(
-            done.cell, done.worker, "store", explained(error, job, done.cell, "store")
-        )
+        return CellFailed(done.cell, done.worker, stage, explained(error, job, done.cell, stage))
     load, compute, _ = done.seconds
     seconds = (load, compute, perf_counter() - start)
     return replace(done, seconds=seconds, written_bytes=written, outputs=())
