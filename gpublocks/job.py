@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpublocks.blocks import Block
+from gpublocks.blocks import Block, Slice
 from gpublocks.contracts import (
     Array,
     CellDone,
@@ -23,6 +23,7 @@ from gpublocks.contracts import (
 from gpublocks.errors import BlockError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
+from gpublocks.io.staged import Staged
 
 __all__ = ["CallOn", "FunctionType", "Job", "execute", "place"]
 
@@ -187,13 +188,13 @@ def execute(job: Job, cell: Cell, worker: str, call: CallOn) -> CellDone | CellF
         else:
             written = job.store(cell, outputs)
             outputs = ()
+        kept = _own(value) if job.return_result else None
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         return CellFailed(cell, worker, stage, explained(error, job, cell, stage))
     seconds = (loaded - start, computed - loaded, perf_counter() - computed)
     read = sum(array.size * array.dtype.itemsize for array in arguments[: len(job.sources)])
-    kept = _own(value) if job.return_result else None
     return CellDone(cell, worker, start, seconds, read, written, kept, outputs)
 
 
@@ -280,7 +281,15 @@ def _fresh_value(value: Any) -> Any:
 
 
 def _own(value: Any) -> Any:
-    """Return what a function returned with its arrays copied, lest the next call change them."""
-    if isinstance(value, tuple | list) and any(isinstance(item, np.ndarray) for item in value):
-        return type(value)(_own(item) for item in value)
-    return value.copy() if isinstance(value, np.ndarray) else value
+    """Return what a function returned with voxels of its own, lest the next call change them."""
+    if isinstance(value, np.ndarray):
+        return value.copy("K")
+    if isinstance(value, Slice):
+        return value.as_memory() if isinstance(value.base, Staged) else value
+    if type(value) is tuple or type(value) is list:
+        return type(value)(map(_own, value))
+    if type(value) is dict:
+        return {key: _own(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make(map(_own, value))
+    return value

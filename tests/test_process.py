@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -672,8 +672,9 @@ def test_values_that_an_integer_sink_cannot_hold(run: Callable[..., Any], value:
         run(lambda block: block, values, sink, size_max=3, overlap=0, optimization=False)
     assert caught.value.block == 2
     assert np.array_equal(sink[6:], [5, 5, 5])
-    with pytest.raises(BlockError, match="uint8"):
-        run(lambda block: block, values, size_max=3, overlap=0, dtype=np.uint8)
+    with pytest.raises(BlockError, match=r"function returned .*uint8") as caught:
+        run(lambda block: block, np.full(3, value), size_max=3, overlap=0, dtype=np.uint8)
+    assert caught.value.stage == "compute"
 
 
 def test_casting_unsafe_takes_any_value(run: Callable[..., Any]) -> None:
@@ -751,18 +752,51 @@ def test_values_and_sinks_together(run: Callable[..., Any]) -> None:
     assert np.array_equal(values, [2 * numbered(10)[lo : lo + 4] for lo in (0, 2, 4, 6)])
 
 
-def test_values_are_not_overwritten_by_later_blocks() -> None:
+class Pair(NamedTuple):
+    name: str
+    array: Array
+
+
+@pytest.mark.parametrize(
+    ("put", "take"),
+    [
+        (lambda array: array, lambda value: value),
+        (lambda array: (1, [array]), lambda value: value[1][0]),
+        (lambda array: {"a": array}, lambda value: value["a"]),
+        (lambda array: Pair("b", array), lambda value: value.array),
+    ],
+)
+def test_values_are_not_overwritten_by_later_blocks(
+    put: Callable[[Array], Any], take: Callable[[Any], Array]
+) -> None:
     kept = np.zeros(2)
 
-    def reuse(block: Array) -> Array:
+    def reuse(block: Array) -> Any:
         kept[:] = block
-        return kept
+        return put(kept)
 
     values = bp.process(
         reuse, numbered(6), size_max=2, overlap=0, return_result=True, executor="serial"
     )
 
-    assert np.array_equal(values, numbered(3, 2))
+    assert [type(value) for value in values] == [type(put(kept))] * 3
+    assert np.array_equal([take(value) for value in values], numbered(3, 2))
+
+
+@pytest.mark.parametrize("function_type", ["source", "block"])
+def test_blocks_may_be_values(run: Callable[..., Any], function_type: str) -> None:
+    values = run(
+        lambda block: (block, block.valid),
+        numbered(10),
+        size_max=4,
+        overlap=2,
+        function_type=function_type,
+        return_result=True,
+    )
+
+    assert np.array_equal(np.concatenate([valid[:] for _, valid in values]), numbered(10))
+    assert [block.lower for block, _ in values] == [(0,), (2,), (4,), (6,)]
+    assert all(block[:].shape == (4,) for block, _ in values)
 
 
 def test_blocks_are_returned(run: Callable[..., Any]) -> None:
