@@ -86,12 +86,13 @@ class StreamExecutor:
         feed = _Feed(cells, run, self._concurrency.lock())
         events = self._concurrency.queue(2 * self.workers)
         lanes = [(d, f"{d.name}:{n}") for d in self.devices for n in range(d.lanes)]
-        threads = [
-            self._concurrency.start(partial(_lane, job, feed, events.put, device, name), name)
-            for device, name in lanes
-        ]
-        running = len(threads)
+        threads: list[Any] = []
+        running = 0
         try:
+            for device, name in lanes:
+                lane = partial(_lane, job, feed, events.put, device, name)
+                threads.append(self._concurrency.start(lane, name))
+                running += 1
             while running:
                 event = events.get()
                 if event is None:
