@@ -521,11 +521,14 @@ class TestFunctions:
 
     def test_modules_beside_the_script(self, tmp_path):
         (tmp_path / "beside.py").write_text("def add(array):\n    return float(array[0, 0]) + 1\n")
-        (tmp_path / "json.py").write_text("raise RuntimeError('the wrong json')\n")
         path = tmp_path / "script.py"
         path.write_text(BEGIN + "import beside\nprint(values(make_job(beside.add)))\n")
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "json.py").write_text("raise RuntimeError('the wrong json')\n")
+        (elsewhere / "struct.py").write_text("raise RuntimeError('the wrong struct')\n")
         expected = f"{[n + 1.0 for n in range(10)]}\n"
-        assert run_script("", how=[str(path)], cwd="/") == expected
+        assert run_script("", how=[str(path)], cwd=elsewhere) == expected
 
     def test_modules_that_were_edited(self, tmp_path, monkeypatch):
         path = tmp_path / "edited.py"
@@ -621,6 +624,16 @@ class TestWarmth:
         first = {value_of(lambda array: os.getpid()) for _ in range(3)}
         assert len(first) == 1
         assert value_of(lambda array: os.getpid()) in first
+
+    def test_slots_with_a_worker_come_first(self):
+        release_workers()
+        events_of(make_job(lambda array: array))
+        first, second = workers._pools[0].slots
+        cold = threading.Event()
+        first.give(lambda slot: (slot.retire(), cold.set()))
+        assert cold.wait(30)
+        warm = second.worker.pid
+        assert value_of(lambda array: os.getpid()) == warm
 
     def test_idle_workers_end(self, monkeypatch):
         release_workers()

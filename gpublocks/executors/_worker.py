@@ -67,14 +67,14 @@ def main(wire: int, log: int, stderr: int, parent: int) -> None:
     connection = Wire(socket.socket(fileno=wire))
     os.set_inheritable(wire, False)
     os.set_inheritable(log, False)
-    sys.stdout = _forwarded(connection, "stdout", 1)
-    sys.stderr = _forwarded(connection, "stderr", 2)
-    os.register_at_fork(after_in_child=lambda: _become_stranger(wire))
+    streams = _Forward(connection, "stdout", 1), _Forward(connection, "stderr", 2)
+    sys.stdout, sys.stderr = map(_as_text, streams)
+    os.register_at_fork(after_in_child=lambda: _become_stranger(connection))
     os.dup2(stderr, 2)
     os.close(stderr)
     connection.send(("ready",))
     with suppress(WireClosedError):
-        _Worker(connection, mmap.mmap(log, STATUS_BYTES), libc).serve()
+        _Worker(connection, mmap.mmap(log, STATUS_BYTES), libc, streams).serve()
 
 
 class _Worker:
@@ -84,10 +84,13 @@ class _Worker:
     says that no more of this job will come.
     """
 
-    def __init__(self, wire: Wire, status: mmap.mmap, libc: ctypes.CDLL) -> None:
+    def __init__(
+        self, wire: Wire, status: mmap.mmap, libc: ctypes.CDLL, streams: "tuple[_Forward, ...]"
+    ) -> None:
         self._wire = wire
         self._status = status
         self._libc = libc
+        self._streams = streams
         self._job: Job | None = None
         self._staged: list[tuple[Staged, int]] = []
         self._place_bytes = 0
@@ -160,8 +163,8 @@ class _Worker:
             event = execute(job, cell, "", self._call)
         except BaseException as error:
             event = _failed(error, job, cell, STAGES[self._status[_STAGE]])
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
+        for stream in self._streams:
+            if stream.pending:
                 stream.flush()
         self._reply(job, event)
 
@@ -241,8 +244,7 @@ def _failed(error: BaseException, job: Job, cell: Cell, stage: Stage) -> CellFai
     return CellFailed(cell, "", stage, explained(error, job, cell, stage))
 
 
-def _forwarded(wire: Wire, name: str, number: int) -> io.TextIOWrapper:
-    raw = _Forward(wire, name, number)
+def _as_text(raw: "_Forward") -> io.TextIOWrapper:
     return io.TextIOWrapper(cast(Any, raw), "utf-8", "backslashreplace", write_through=True)
 
 
@@ -253,7 +255,7 @@ class _Forward(io.RawIOBase):
         self._wire = wire
         self._name = name
         self._number = number
-        self._pending = b""
+        self.pending = b""
         self._lock = threading.RLock()
 
     def writable(self) -> bool:
@@ -265,17 +267,17 @@ class _Forward(io.RawIOBase):
     def write(self, data: Any) -> int:
         with self._lock:
             text = bytes(data)
-            self._pending += text
+            self.pending += text
             if b"\n" in text:
-                complete, line, self._pending = self._pending.rpartition(b"\n")
+                complete, line, self.pending = self.pending.rpartition(b"\n")
                 self._send(complete + line)
         return len(text)
 
     def flush(self) -> None:
         super().flush()
         with self._lock:
-            if self._pending:
-                text, self._pending = self._pending, b""
+            if self.pending:
+                text, self.pending = self.pending, b""
                 self._send(text)
 
     def _send(self, text: bytes) -> None:
@@ -283,11 +285,10 @@ class _Forward(io.RawIOBase):
             self._wire.send(("out", self._name, text.decode("utf-8", "replace")))
 
 
-def _become_stranger(wire: int) -> None:
+def _become_stranger(wire: Wire) -> None:
     """Cut a forked child of the worker off: its parent's messages are not its own."""
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    with suppress(OSError):
-        os.close(wire)
+    wire.close()
 
 
 def _keep_memory(libc: ctypes.CDLL) -> None:
