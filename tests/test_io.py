@@ -821,7 +821,7 @@ class TestBadSinks:
                 new.create((2,), np.dtype(object), "C")
 
     def test_row_79_no_room(self, untouched):
-        with untouched, pytest.raises(SinkError, match=r"needs 8e.* TB, .* free") as caught:
+        with untouched, pytest.raises(SinkError, match=r"needs 8000000 TB, .* free") as caught:
             io.as_sink(untouched.path / "x.npy").create((10**12, 10**6), np.dtype("f8"), "C")
         assert caught.value.errno == 28
 
