@@ -107,7 +107,7 @@ class Source(Protocol):
         """Smallest box stored as one piece (a chunk); ones where voxels stand alone."""
 
     def read(self, region: Region, out: Array | None = None) -> Array:
-        """Return a private, writable copy of a region, in `out` if given (shape and dtype equal)."""
+        """Return a private, writable copy of a region, in `out` if that is given."""
 
     def __getitem__(self, slicing: Any) -> Any: ...
 

@@ -59,6 +59,10 @@ class Plan:
         What the function takes.
     sizing : str
         How the sizes were chosen.
+    enforced : bool
+        Whether a worker that takes much more than its share is stopped.
+    result_bytes : int
+        Memory of results that are returned as arrays, if they are like the source.
     """
 
     grid: Grid
@@ -186,7 +190,7 @@ class Plan:
             ("write safety", self._safety()),
         ]
         if self.result_bytes:
-            rows.insert(-1, ("result", f"{format_bytes(self.result_bytes)} in host memory"))
+            rows.insert(-1, ("result", f"about {format_bytes(self.result_bytes)} in host memory"))
         return rows
 
     def _writes(self) -> str:

@@ -1,18 +1,16 @@
-"""Voxels in memory: boxes of arrays, what sources tell of themselves, memory that processes share.
+"""Voxels in memory: boxes of arrays, and what sources tell of themselves. Pure.
 
-Touches anonymous files only. The formats of `gpublocks.io` have these functions in common; those
-that begin with ``source_`` become methods of theirs.
+The formats of `gpublocks.io` have these functions in common; those that begin with ``source_``
+become methods of theirs.
 """
 
-import os
-import tempfile
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from gpublocks.errors import BudgetError, PlanError
+from gpublocks.errors import PlanError
 from gpublocks.geometry import Region
 
 __all__ = [
@@ -20,7 +18,6 @@ __all__ = [
     "byte_range",
     "memory_order",
     "put",
-    "shared_file",
     "source_array",
     "source_info",
     "source_len",
@@ -95,34 +92,6 @@ def array_at(
 ) -> Array:
     """Return the array that begins at a byte of a buffer. Nothing is copied."""
     return np.ndarray(shape, dtype, buffer, offset, order=order)
-
-
-def shared_file(nbytes: int) -> int:
-    """Return the descriptor of a new file without a name, in memory where that can be had.
-
-    It is filled with zeros and preallocated, so that writing to a map of it cannot fail.
-
-    Raises
-    ------
-    BudgetError
-        If there is no room for it.
-    """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("gpublocks")
-    else:
-        with tempfile.TemporaryFile(prefix="gpublocks-") as file:
-            fd = os.dup(file.fileno())
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, nbytes)
-        else:
-            os.ftruncate(fd, nbytes)
-    except OSError as error:
-        os.close(fd)
-        raise BudgetError(
-            f"no room for {nbytes} bytes of shared memory ({error.strerror}); use smaller blocks"
-        ) from error
-    return fd
 
 
 def source_ndim(source: Any) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpublocks import machine
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import ArgumentTypeError, BudgetError, PlanError
@@ -164,14 +165,15 @@ class NewArray:
         BudgetError
             If there is not enough memory.
         """
-        try:
-            return Source(np.zeros(shape, dtype, order))
-        except MemoryError as error:
-            nbytes = format_bytes(prod(shape) * np.dtype(dtype).itemsize)
+        nbytes = prod(shape) * np.dtype(dtype).itemsize
+        available = machine.memory_available()
+        if nbytes > available.bytes:
             raise BudgetError(
-                f"a result of shape {shape} and type {dtype} needs {nbytes} of memory; "
-                "use a file as sink"
-            ) from error
+                f"a result of shape {shape} and type {dtype} needs {format_bytes(nbytes)} of "
+                f"memory, but there are only {format_bytes(available.bytes)} of "
+                f"{available.reason}; use a file as sink"
+            )
+        return Source(np.zeros(shape, dtype, order))
 
 
 def _as_array(value: Any) -> Array:

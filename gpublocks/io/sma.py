@@ -13,12 +13,12 @@ import numpy.typing as npt
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import ArgumentTypeError, SourceError
 from gpublocks.geometry import Region
+from gpublocks.sharing import shared_file
 from gpublocks.voxels import (
     array_at,
     byte_range,
     memory_order,
     put,
-    shared_file,
     source_array,
     source_info,
     source_len,

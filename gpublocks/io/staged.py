@@ -10,11 +10,11 @@ from typing import Any
 from gpublocks.contracts import Array, DType, Order, Reach
 from gpublocks.errors import PlanError
 from gpublocks.geometry import Region
+from gpublocks.sharing import shared_file
 from gpublocks.slicing import slicing_within
 from gpublocks.voxels import (
     array_at,
     put,
-    shared_file,
     source_array,
     source_info,
     source_len,
