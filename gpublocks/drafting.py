@@ -4,12 +4,13 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from gpublocks import machine
 from gpublocks.budget import Budget, Need, format_bytes
-from gpublocks.contracts import Array, CellDone, Reach, Source
+from gpublocks.contracts import Array, CellDone, DType, NewSink, Reach, Source
 from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.grid import Grid
 from gpublocks.planning import Plan, Volume
@@ -17,7 +18,7 @@ from gpublocks.sizing import Layout, automatic_grid, documented_grid, normalise_
 from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.task import Task, check_periodic
 
-__all__ = ["plan_task", "replan", "shared"]
+__all__ = ["check_room", "plan_task", "replan", "shared"]
 
 _SHARING_WORK = 100_000
 """Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
@@ -95,8 +96,27 @@ def _all_have(task: Task, axis: int, length: int) -> bool:
     return all(axis < len(array.shape) and array.shape[axis] == length for array in arrays)
 
 
+def check_room(shape: tuple[int, ...], dtype: DType) -> None:
+    """Raise `BudgetError` if a result in memory would not fit there.
+
+    The system may grant more memory than there is, and end this process when it is written.
+    """
+    nbytes = prod(shape) * dtype.itemsize
+    available = machine.memory_available()
+    if nbytes > available.bytes:
+        raise BudgetError(
+            f"a result of shape {shape} and type {dtype} needs {format_bytes(nbytes)}, but "
+            f"{available.reason} is {format_bytes(available.bytes)}; give a file as sink"
+        )
+
+
 def _check_shapes(task: Task, grid: Grid) -> None:
     for source in task.sources:
+        if prod(source.shape) * source.dtype.itemsize >= 2**63:
+            raise PlanError(
+                f"a source of shape {source.shape} and type {source.dtype} has "
+                f"{prod(source.shape)} voxels, more than can be addressed; give a part of it"
+            )
         for axis in grid.axes:
             if axis >= len(source.shape) or source.shape[axis] != grid.shape[axis]:
                 raise PlanError(
@@ -140,6 +160,8 @@ def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
     volumes = _volumes(task)
     count = len(task.sources)
     known = len(task.sinks) == len(task.existing_sinks)
+    first = task.sources[0]
+    in_memory = [sink for sink in task.sinks if isinstance(sink, NewSink) and not sink.location]
     if task.automatic:
         sizing = "chosen for caches, workers and memory"
     elif task.one_block or len(grid) == 1:
@@ -158,6 +180,7 @@ def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
         need=_need(task),
         sizing=sizing,
         enforced=task.choice.name == "processes" and sys.platform == "linux",
+        result_bytes=len(in_memory) * prod(first.shape) * (task.dtype or first.dtype).itemsize,
     )
 
 

@@ -19,7 +19,7 @@ from gpublocks.contracts import (
     Sink,
     Stage,
 )
-from gpublocks.drafting import replan, shared
+from gpublocks.drafting import check_room, replan, shared
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
 from gpublocks.job import Job, explained
@@ -168,7 +168,10 @@ class TaskRun:
                 opened.append(sink)
                 continue
             order = self.task.sources[0].order
-            new = sink.create(shape, self.task.dtype or dtype, order)
+            dtype = self.task.dtype or dtype
+            if sink.location is None:
+                check_room(shape, dtype)
+            new = sink.create(shape, dtype, order)
             created.append(new)
             opened.append(new)
         self.sinks = tuple(opened)

@@ -17,6 +17,9 @@ from gpublocks.splitting import AxisSplit, aligned, as_count, even_split, split_
 
 __all__ = ["Layout", "Sizes", "automatic_grid", "documented_grid", "normalise_axes"]
 
+_MOST_BLOCKS = 10**9
+"""More blocks are a slip of the hand: they would take days for nothing but to be counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -110,6 +113,13 @@ def documented_grid(
         label = f" of axis {axis}"
         splits[axis] = _split(shape[axis], unit[axis] if unit else 1, label, parameters)
     ordered = tuple(sorted(splits))
+    number = prod(splits[axis].count for axis in ordered)
+    if number > _MOST_BLOCKS:
+        raise PlanError(
+            f"blocks of {[splits[axis].largest for axis in ordered]} voxels on axes "
+            f"{list(ordered)} are {number} blocks, and at most {_MOST_BLOCKS} are made; "
+            "use a larger size_max"
+        )
     return Grid(tuple(shape), ordered, tuple(splits[axis] for axis in ordered))
 
 
