@@ -23,6 +23,9 @@ __all__ = ["count_workers", "make_task"]
 _LENGTHS = ("size_max", "size_min", "size_multiple_of")
 """Where none of them is given, and the context of the function is known, sizes are chosen."""
 
+_MOST_WORKERS = 4096
+"""More workers than the cores of any machine are a slip of the hand."""
+
 
 def make_task(
     function: Callable[..., Any],
@@ -132,6 +135,8 @@ def count_workers(processes: int | str | None) -> int:
 def _choose(executor: Any, processes: int | str | None, device: Any) -> Choice:
     """Decide who computes: what was asked for, else worker processes where they exist."""
     workers = count_workers(processes)
+    if workers > _MOST_WORKERS:
+        raise PlanError(f"processes is {workers}; at most {_MOST_WORKERS} are started")
     if device not in (None, "auto", "cpu"):
         status = gpus.gpu_status()
         raise DeviceError(
