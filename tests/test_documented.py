@@ -122,9 +122,7 @@ def test_blocks_of_an_array() -> None:
     )
 
     assert repr(blocks[0]) == "Block-Numpy-Source(50, 100, 38)[float64]|F|"
-    assert (
-        blocks[0].info() == "0/10<(0, 0, 0)/(1, 1, 10)> (50, 100, 38)@(50, 100, 200)[(:,:,0:38)]"
-    )
+    assert blocks[0].info() == "0/10<(0, 0, 0)/(1, 1, 10)> (50, 100, 38)@(50, 100, 200)[(:,:,0:38)]"
     assert repr(blocks[0].valid) == "Sliced-Block-Numpy-Source(50, 100, 28)[float64]|F|"
     assert blocks[0].valid.base_shape == (50, 100, 200)
     assert blocks[0].valid.base_slicing == (slice(None), slice(None), slice(None, 28))
