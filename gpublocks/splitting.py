@@ -147,8 +147,9 @@ def as_count(name: str, value: Any, minimum: int) -> int:
     PlanError
         If it is below `minimum`.
     """
+    given: Any = None if isinstance(value, bool | np.bool_) else value
     try:
-        number = index(None if isinstance(value, bool | np.bool_) else value)
+        number = index(given)
     except TypeError:
         kind = type(value).__name__
         raise ArgumentTypeError(f"{name} is {value!r} ({kind}); give a whole number") from None
