@@ -122,7 +122,7 @@ def source_info(source: Any, short: bool = True) -> str:
 
 def source_array(source: Any, dtype: Any = None, copy: bool | None = None) -> Array:
     """Return the voxels as an array: a view where they lie in memory or a map, else a copy."""
-    array = getattr(source, "array", None)
+    array: Any = getattr(source, "array", None)
     in_memory = isinstance(array, np.ndarray)
     if copy is False and not (in_memory and (dtype is None or dtype == array.dtype)):
         kind = "" if dtype is None else f" of {np.dtype(dtype)}"
