@@ -117,8 +117,20 @@ def no_sizes(value, *parts, kind="plan"):
 SIZES = [
     Row(1, {"size_max": [4, 4], "axes": [0]}, PlanError, ValueError, ("2 values", "1 axes")),
     Row(1, {"size_max": [4, 4, 4, 4], "axes": "all"}, PlanError, ValueError, ("4", "3 axes")),
-    Row(2, {"overlap": [1, 1], "axes": [0]}, PlanError, ValueError, ("overlap has 2", "1 ")),
-    Row(2, {"overlap": [1, 1], "size_max": 4}, PlanError, ValueError, ("overlap has 2", "1 ")),
+    Row(
+        2,
+        {"overlap": [1, 1], "axes": [0]},
+        PlanError,
+        ValueError,
+        ("overlap", "has 2 values", "1 axes"),
+    ),
+    Row(
+        2,
+        {"overlap": [1, 1], "size_max": 4},
+        PlanError,
+        ValueError,
+        ("overlap", "has 2 values", "1 axes"),
+    ),
     Row(3, {"size_max": 0}, PlanError, ValueError, ("size_max", "axis 0", "0", "at least 1")),
     Row(3, {"size_max": [4, 0], "axes": [0, 2]}, PlanError, ValueError, ("size_max", "axis 2")),
     *no_sizes(-5, "-5"),
@@ -384,7 +396,7 @@ def test_row_79_no_room_on_the_disk(world):
         gb.process(np.negative, source, world.new, **given)
     assert isinstance(caught.value, OSError)
     assert "new.npy" in str(caught.value)
-    with world.untouched(), pytest.raises(BudgetError, match="give a file as sink"):
+    with world.untouched(), pytest.raises(BudgetError, match="a file as sink"):
         gb.process(np.negative, source, **given)
 
 
