@@ -19,14 +19,15 @@ class Mask:
     Parameters
     ----------
     array : ndarray of bool
-    factors : tuple of int
-        Voxels of the volume for each voxel of the mask, per axis.
+    factors : tuple of (int, int)
+        Fewest and most voxels of the volume for each voxel of the mask, per axis: several
+        fractions may give masks of one length.
     shape : tuple of int
         Shape of the volume.
     """
 
     array: Array
-    factors: tuple[int, ...]
+    factors: tuple[tuple[int, int], ...]
     shape: tuple[int, ...]
 
     @classmethod
@@ -44,9 +45,10 @@ class Mask:
             raise ArgumentTypeError(f"mask has dtype {array.dtype}; give an array of bool")
         factors = []
         for length, coarse in zip(shape, array.shape, strict=False):
-            factor = max(1, -(-length // max(1, coarse)))
-            if -(-length // factor) == coarse:
-                factors.append(factor)
+            fewest = max(1, -(-length // max(1, coarse)))
+            if -(-length // fewest) == coarse:
+                most = length if coarse < 2 else -(-length // (coarse - 1)) - 1
+                factors.append((fewest, max(fewest, most)))
         if not len(factors) == array.ndim == len(shape):
             raise PlanError(
                 f"mask of shape {array.shape} is no integer fraction of the source's shape "
@@ -55,10 +57,10 @@ class Mask:
         return cls(array, tuple(factors), tuple(shape))
 
     def holds(self, cell: Cell) -> bool:
-        """Tell whether anything of a cell's valid region is inside the mask."""
+        """Tell whether anything of a cell's valid region may be inside the mask."""
         region = cell.valid_in(self.shape)
         box = tuple(
-            slice(lo // factor, -(-hi // factor))
-            for lo, hi, factor in zip(region.start, region.stop, self.factors, strict=True)
+            slice(lo // most, -(-hi // fewest))
+            for lo, hi, (fewest, most) in zip(region.start, region.stop, self.factors, strict=True)
         )
         return bool(self.array[box].any())
