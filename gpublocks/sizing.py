@@ -249,9 +249,10 @@ def automatic_grid(layout: Layout, budget: Budget) -> Grid:
             f"the smallest block needs {format_bytes(smallest)}, but {budget.reason} leaves "
             f"{format_bytes(budget.host_bytes)}; use a smaller overlap or more memory"
         )
-    order = tuple(sorted(layout.axes))
-    by_axis = dict(zip(best.axes, best.splits, strict=True))
-    return Grid(layout.shape, order, tuple(by_axis[axis] for axis in order))
+    # An axis that stays whole is not split: results may have another length there.
+    cut = {a: s for a, s in zip(best.axes, best.splits, strict=True) if s.count > 1}
+    axes = tuple(sorted(cut))
+    return Grid(layout.shape, axes, tuple(cut[axis] for axis in axes))
 
 
 def _cost(grid: Grid, layout: Layout, budget: Budget) -> float:
