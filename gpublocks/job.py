@@ -3,6 +3,7 @@
 import copy
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
@@ -31,6 +32,8 @@ FunctionType = Literal["array", "source", "block"]
 
 CallOn = Callable[[Callable[[], Any]], Any]
 """Calls a function on a device."""
+
+_FREELY = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,9 @@ class Job:
         sinks = self.sinks
         if self.function_type == "block":
             sinks = tuple(sink for sink in sinks if self._in_memory(sink, writable=True))
-        for sink, output in zip(sinks, outputs, strict=True):
-            sink.write(cell.valid_in(sink.shape), output)
+        with np.errstate(invalid="ignore") if self.casting == "unsafe" else nullcontext():
+            for sink, output in zip(sinks, outputs, strict=True):
+                sink.write(cell.valid_in(sink.shape), output)
         return sum(output.nbytes for output in outputs)
 
     def _block(self, source: Source, cell: Cell, *, writable: bool) -> Block:
@@ -142,14 +146,16 @@ class Job:
     def _in_memory(self, source: Source, *, writable: bool) -> bool:
         """Tell whether a block is a copy in memory, of which the valid region is written back.
 
-        Sinks that store several voxels as one piece, or lie in this process's memory, are never
-        handed out themselves: a block function may write beyond its valid region, which other
-        blocks own.
+        Sinks that store several voxels as one piece, have one writer, or lie in this process's
+        memory are never handed out themselves: a block function may write beyond its valid region,
+        which other blocks own.
         """
         if self.as_memory:
             return True
-        shared = source.reach == Reach.PROCESS or any(unit > 1 for unit in source.unit)
-        return writable and shared
+        if not writable:
+            return False
+        alone = getattr(source, "single_writer", False)
+        return alone or source.reach == Reach.PROCESS or any(unit > 1 for unit in source.unit)
 
 
 def place(job: Job, cell: Cell) -> str:
@@ -157,7 +163,13 @@ def place(job: Job, cell: Cell) -> str:
     return f"block {cell.number}/{len(job.grid)}<{cell.index}/{job.grid.counts}>"
 
 
-def execute(job: Job, cell: Cell, worker: str, call: CallOn) -> CellDone | CellFailed:
+def execute(
+    job: Job,
+    cell: Cell,
+    worker: str,
+    call: CallOn,
+    storing: AbstractContextManager[Any] = _FREELY,
+) -> CellDone | CellFailed:
     """Take a cell through its three stages, one after the other.
 
     Parameters
@@ -166,6 +178,8 @@ def execute(job: Job, cell: Cell, worker: str, call: CallOn) -> CellDone | CellF
         Who does it, for the event.
     call : callable
         Calls a function of no arguments where it is to be computed.
+    storing : context manager
+        Held while the cell is stored.
 
     Returns
     -------
@@ -186,7 +200,8 @@ def execute(job: Job, cell: Cell, worker: str, call: CallOn) -> CellDone | CellF
         if job.keep_outputs:
             outputs = tuple(np.array(output) for output in outputs)
         else:
-            written = job.store(cell, outputs)
+            with storing:
+                written = job.store(cell, outputs)
             outputs = ()
         kept = _own(value) if job.return_result else None
     except KeyboardInterrupt:
@@ -276,7 +291,7 @@ def _fresh_value(value: Any) -> Any:
     """Return a copy of a keyword argument; modules, locks and the like cannot be copied."""
     try:
         return copy.deepcopy(value)
-    except TypeError:
+    except Exception:
         return value
 
 

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -84,13 +85,15 @@ class StreamExecutor:
         self, job: Job, cells: Iterable[Cell], run: EventRun
     ) -> Generator[Event, None, None]:
         feed = _Feed(cells, run, self._concurrency.lock())
+        alone = any(sink.single_writer for sink in job.sinks)
+        storing = self._concurrency.lock() if alone else nullcontext()
         events = self._concurrency.queue(2 * self.workers)
         lanes = [(d, f"{d.name}:{n}") for d in self.devices for n in range(d.lanes)]
         threads: list[Any] = []
         running = 0
         try:
             for device, name in lanes:
-                lane = partial(_lane, job, feed, events.put, device, name)
+                lane = partial(_lane, job, feed, events.put, device, name, storing)
                 threads.append(self._concurrency.start(lane, name))
                 running += 1
             while running:
@@ -128,12 +131,19 @@ class _Feed:
         self._stopped = True
 
 
-def _lane(job: Job, feed: _Feed, put: Callable[[Any], None], device: Device, name: str) -> None:
+def _lane(
+    job: Job,
+    feed: _Feed,
+    put: Callable[[Any], None],
+    device: Device,
+    name: str,
+    storing: AbstractContextManager[Any],
+) -> None:
     """Take cells until there is none, or one fails; the last thing put is None."""
     try:
         while (cell := feed.next()) is not None:
             put(CellStarted(cell, name))
-            event = execute(job, cell, name, device.compute)
+            event = execute(job, cell, name, device.compute, storing)
             if isinstance(event, CellFailed):
                 feed.stop()
             put(event)
