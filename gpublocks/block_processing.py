@@ -14,14 +14,14 @@ from gpublocks.arguments import count_workers, make_task
 from gpublocks.blocks import Block, Blocks
 from gpublocks.contracts import CellFailed, CellStarted
 from gpublocks.drafting import plan_task
-from gpublocks.errors import ArgumentTypeError
+from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.geometry import Range
 from gpublocks.job import Job, execute
 from gpublocks.planning import Plan
 from gpublocks.run import TaskRun, measure
 from gpublocks.sizing import Sizes, documented_grid, normalise_axes
 from gpublocks.splitting import split_axis
-from gpublocks.task import Task, name_of
+from gpublocks.task import Task, check_function, name_of
 from gpublocks.telling import Lines, Observer, Progress, forward_output
 
 __all__ = [
@@ -253,7 +253,8 @@ def process(
         (see `block_sizes`). ``size_max='full'`` makes one block. Without `size_max`, and with
         `overlap` or `halo` given, sizes that suit memory, caches and workers are chosen.
     size_multiple_of : int or sequence of int, optional
-        Blocks are a multiple of it long.
+        Blocks are a multiple of it long. Given alone, like `size_min`, it chooses nothing: the
+        documented rules then make one block.
     optimization, optimization_fix
         See `block_sizes`.
     neighbours : bool
@@ -286,8 +287,9 @@ def process(
         A rule of `numpy.can_cast` for existing sinks and `dtype`. By default values are cast like
         assignment casts them, and a value that an integer sink cannot hold is an error.
     mask : array of bool, optional
-        A mask at an integer fraction of the source's resolution. Blocks with nothing inside are
-        not computed; their voxels of the sinks become zero.
+        A mask at an integer fraction of the source's resolution: along an axis of n voxels it has
+        ``ceil(n / f)`` for some f, as ``source[::f]`` has. Blocks with nothing inside are not
+        computed; their voxels of the sinks become zero.
     progress : bool or callable, optional
         Show a progress bar, or call something with each event.
     **kwargs
@@ -318,8 +320,6 @@ def process(
     """
     task = _task(locals())
     watch = _default(progress, default_progress)
-    if not callable(watch) and not isinstance(watch, bool):
-        raise ArgumentTypeError(f"progress is {watch!r}; give True, False or a callable")
     run = TaskRun(task, plan_task(task))
     with _workspace(workspace, run):
         _consume(run, verbose=verbose, watch=watch)
@@ -396,6 +396,18 @@ def process_block_source(
         Print the documented lines of the block.
     **kwargs
         Passed on to the function.
+
+    Returns
+    -------
+    object
+        What the function returned if `return_result`, else `sinks`.
+
+    Raises
+    ------
+    PlanError, ArgumentTypeError
+        If the arguments are no blocks of one place, or do not fit the function.
+    BlockError
+        If a result cannot be stored. Errors of the function keep their type.
     """
     kind = "array" if as_array else "source"
     return _one_block(kind, sources, sinks, function, as_memory, return_result, verbose, kwargs)
@@ -412,7 +424,8 @@ def process_block_block(
 ) -> Any:
     """Process one block in this process; the function writes into the sink blocks itself.
 
-    Parameters are those of `process_block_source`.
+    Parameters, results and errors are those of `process_block_source`, but for `as_array`: the
+    function is called with the source blocks and then the sink blocks.
     """
     return _one_block("block", sources, sinks, function, as_memory, return_result, verbose, kwargs)
 
@@ -434,12 +447,13 @@ def _task(arguments: Mapping[str, Any]) -> Task:
     """Return the task for the arguments of `process`, with the defaults of this moment."""
     given = {name: arguments[name] for name in _keywords}
     del given["progress"], given["verbose"], given["workspace"], given["return_blocks"]
-    for name, default in (
-        ("device", default_device),
-        ("executor", default_executor),
-        ("memory", default_memory),
-    ):
-        given[name] = _default(given[name], default)
+    watch = _default(arguments["progress"], default_progress)
+    if not callable(watch) and not isinstance(watch, bool):
+        raise ArgumentTypeError(f"progress is {watch!r}; give True, False or a callable")
+    given["device"] = _default(given["device"], default_device)
+    given["memory"] = _default(given["memory"], default_memory)
+    if given["processes"] is None:
+        given["executor"] = _default(given["executor"], default_executor)
     sizes = {
         "size_max": _default(given.pop("size_max"), default_size_max),
         "size_min": _default(given.pop("size_min"), default_size_min),
@@ -463,7 +477,12 @@ def _workspace(workspace: Any, run: TaskRun) -> Iterator[None]:
     if workspace is None:
         yield
         return
-    workspace.executor = run.events
+    try:
+        workspace.executor = run.events
+    except AttributeError as error:
+        raise ArgumentTypeError(
+            f"workspace is a {type(workspace).__name__}, which takes no attribute 'executor'"
+        ) from error
     try:
         yield
     finally:
@@ -514,6 +533,22 @@ def _all_blocks(run: TaskRun) -> list[list[list[Block]]]:
     return groups
 
 
+def _check_blocks(sources: list[Any], sinks: list[Any]) -> None:
+    """Check that blocks are all the same place of their arrays, and see these themselves."""
+    for block in [*sources, *sinks]:
+        if not isinstance(block, Block):
+            raise ArgumentTypeError(
+                f"a {type(block).__name__} is no block; give blocks of split_into_blocks"
+            )
+        if block.in_memory:
+            raise PlanError(f"{block!r} is a copy in memory; give the block that it was made of")
+        if (block.cell.axes, block.cell.valid) != (sources[0].cell.axes, sources[0].cell.valid):
+            raise PlanError(
+                f"{block.iteration_info()} is not at the place of {sources[0].iteration_info()}; "
+                "split all arrays alike and give blocks of one number"
+            )
+
+
 def _one_block(
     kind: Any,
     sources: Any,
@@ -526,6 +561,9 @@ def _one_block(
 ) -> Any:
     source_blocks = sources if isinstance(sources, list) else [sources]
     sink_blocks = [] if sinks is None else sinks if isinstance(sinks, list) else [sinks]
+    _check_blocks(source_blocks, sink_blocks)
+    n_arrays = len(source_blocks) + (len(sink_blocks) if kind == "block" else 0)
+    check_function(function, kind, n_arrays, kwargs, own=(), reserved=())
     first = source_blocks[0]
     job = Job(
         function=function,
@@ -536,6 +574,7 @@ def _one_block(
         function_type=kind,
         outputs=len(sink_blocks),
         as_memory=as_memory,
+        neighbours=first.knows_neighbours,
         return_result=return_result,
     )
     lines = Lines(name_of(function), first.source, lambda: first.grid)

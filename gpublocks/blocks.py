@@ -184,10 +184,20 @@ class Slice:
     __len__ = source_len
     __repr__ = source_text
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it keeps voxels of its own instead of those of the source."""
+        return self._voxels is not None
+
     def __getitem__(self, slicing: Any) -> Any:
         if self._voxels is not None:
             return self._voxels[slicing]
-        return self.source[self._in_source(slicing)]
+        try:
+            in_source = self._in_source(slicing)
+        except PlanError:
+            # Masks, new axes and the like make a copy anyway.
+            return self.read(Region.whole(self.shape))[slicing]
+        return self.source[in_source]
 
     def __setitem__(self, slicing: Any, value: Any) -> None:
         if self._voxels is not None:
@@ -383,6 +393,11 @@ class Block(Slice):
     def n_iterations(self) -> int:
         """Number of blocks."""
         return len(self.grid)
+
+    @property
+    def knows_neighbours(self) -> bool:
+        """Whether `neighbours` were asked for."""
+        return self._knows_neighbours
 
     @property
     def neighbours(self) -> "dict[tuple[int, ...], Block]":
