@@ -3,6 +3,7 @@
 Touches the machine and files, reads only.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -77,13 +78,14 @@ def make_task(
     choice = _choose(executor, processes, device)
     sources = tuple(io.as_source(item) for item in given_sources)
     sinks = tuple(io.as_sink(item) for item in given_sinks)
-    for new in sinks:
-        if isinstance(new, NewSink):
-            new.check()
     _check_distinct(sinks)
     if sink is None and kind != "block" and not return_result:
-        sinks = (io.sma.NewArray() if choice.name == "processes" else io.npy.NewArray(),)
+        sinks = (io.new_array(shared=choice.name == "processes"),)
+    if dtype is not None and sinks and not any(isinstance(s, NewSink) for s in sinks):
+        raise PlanError(f"dtype is {dtype!r}, but all sinks exist; it is for new ones")
     first = sources[0]
+    halo = _listed(halo)
+    sizes = {name: _listed(value) for name, value in sizes.items()}
     overlap = _overlap(sizes["overlap"], _split_halo(halo, function, axes, sizes, first))
     one_block = isinstance(sizes["size_max"], str) and sizes["size_max"] == "full"
     return Task(
@@ -166,10 +168,12 @@ def _choose(executor: Any, processes: int | str | None, device: Any) -> Choice:
 
 
 def _check_distinct(sinks: Sequence[Sink | NewSink]) -> None:
-    new = [sink.location for sink in sinks if isinstance(sink, NewSink) and sink.location]
-    for location in new:
-        if new.count(location) > 1:
-            raise SinkError(f"two sinks are the same file: {location}")
+    """Refuse two sinks at one place (those that exist are compared by their bytes later)."""
+    places = [os.path.realpath(sink.location) for sink in sinks if sink.location]
+    for new in sinks:
+        place = new.location if isinstance(new, NewSink) else None
+        if place and places.count(os.path.realpath(place)) > 1:
+            raise SinkError(f"two sinks are the same file: {place}")
 
 
 def _split_halo(
@@ -231,8 +235,14 @@ def _host_bytes(memory: Any) -> int | None:
         unknown = set(memory) - {"host", "device"}
         if unknown:
             raise PlanError(f"memory has keys {sorted(unknown)}; use 'host' and 'device'")
-        return None if memory.get("host") is None else parse_bytes(memory["host"])
+        limits = {key: parse_bytes(value) for key, value in memory.items() if value is not None}
+        return limits.get("host")
     return parse_bytes(memory)
+
+
+def _listed(value: Any) -> Any:
+    """Return an array of values as a list."""
+    return list(value) if getattr(value, "ndim", 0) else value
 
 
 def _need(function: Any) -> Need | None:

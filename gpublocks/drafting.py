@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
@@ -10,7 +11,7 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.budget import Budget, Need, format_bytes
-from gpublocks.contracts import Array, CellDone, DType, NewSink, Reach, Source
+from gpublocks.contracts import Array, CellDone, NewSink, Reach, Source
 from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.grid import Grid
 from gpublocks.planning import Plan, Volume
@@ -18,7 +19,7 @@ from gpublocks.sizing import Layout, automatic_grid, documented_grid, normalise_
 from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.task import Task, check_periodic
 
-__all__ = ["check_room", "plan_task", "replan", "shared"]
+__all__ = ["plan_task", "replan"]
 
 _SHARING_WORK = 100_000
 """Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
@@ -36,7 +37,7 @@ def plan_task(task: Task) -> Plan:
     grid = _grid(task, budget)
     if len(grid) > 1:
         check_periodic(task.function, task.kwargs)
-    _check_shapes(task, grid)
+    _check_shapes(task, grid.shape, grid.axes)
     check_aliasing(task, grid)
     _check_neighbours(task)
     plan = _plan(task, grid, budget)
@@ -67,10 +68,13 @@ def _automatic(task: Task, budget: Budget) -> Grid:
     listed = list(overlap) if isinstance(overlap, tuple | list) else [overlap] * len(axes)
     overlaps = [0 if value is None else as_count("overlap", value, 0) for value in listed]
     if len(overlaps) != len(axes):
-        raise PlanError(f"overlap has {len(overlaps)} values, but there are {len(axes)} axes")
+        raise PlanError(
+            f"overlap has {len(overlaps)} values (or halo has), but there are {len(axes)} axes"
+        )
     if task.axes is None:
-        axes = [axis for axis in axes if _all_have(task, axis, first.shape[axis])]
-        overlaps = [overlaps[axis] for axis in axes]
+        common = [axis for axis in axes if _all_have(task, axis, first.shape[axis])]
+        _check_shapes(task, first.shape, common or axes)
+        axes, overlaps = common, [overlaps[axis] for axis in common]
     need = _need(task)
     staged = sum(2 * volume.dtype.itemsize for volume in _volumes(task) if volume.staged)
     layout = Layout(
@@ -96,38 +100,25 @@ def _all_have(task: Task, axis: int, length: int) -> bool:
     return all(axis < len(array.shape) and array.shape[axis] == length for array in arrays)
 
 
-def check_room(shape: tuple[int, ...], dtype: DType) -> None:
-    """Raise `BudgetError` if a result in memory would not fit there.
-
-    The system may grant more memory than there is, and end this process when it is written.
-    """
-    nbytes = prod(shape) * dtype.itemsize
-    available = machine.memory_available()
-    if nbytes > available.bytes:
-        raise BudgetError(
-            f"a result of shape {shape} and type {dtype} needs {format_bytes(nbytes)}, but "
-            f"{available.reason} is {format_bytes(available.bytes)}; give a file as sink"
-        )
-
-
-def _check_shapes(task: Task, grid: Grid) -> None:
+def _check_shapes(task: Task, shape: tuple[int, ...], axes: Sequence[int]) -> None:
+    """Check that all arrays have the lengths of the first source along the split axes."""
     for source in task.sources:
         if prod(source.shape) * source.dtype.itemsize >= 2**63:
             raise PlanError(
                 f"a source of shape {source.shape} and type {source.dtype} has "
                 f"{prod(source.shape)} voxels, more than can be addressed; give a part of it"
             )
-        for axis in grid.axes:
-            if axis >= len(source.shape) or source.shape[axis] != grid.shape[axis]:
-                raise PlanError(
-                    f"sources differ along split axis {axis}: shapes {grid.shape} and "
-                    f"{source.shape}; they must agree there"
-                )
-    for sink in task.existing_sinks:
-        for axis in grid.axes:
-            if axis >= len(sink.shape) or sink.shape[axis] != grid.shape[axis]:
+    arrays: list[Source] = [*task.sources, *task.existing_sinks]
+    for number, array in enumerate(arrays):
+        for axis in axes:
+            if axis >= len(array.shape) or array.shape[axis] != shape[axis]:
+                if number < len(task.sources):
+                    raise PlanError(
+                        f"sources differ along split axis {axis}: shapes {shape} and "
+                        f"{array.shape}; they must agree there"
+                    )
                 raise SinkError(
-                    f"sink of shape {sink.shape} does not match source of shape {grid.shape} "
+                    f"sink of shape {array.shape} does not match source of shape {shape} "
                     f"along split axis {axis}"
                 )
 
@@ -135,7 +126,8 @@ def _check_shapes(task: Task, grid: Grid) -> None:
 def _check_neighbours(task: Task) -> None:
     arrays: list[Source] = [*task.sources, *task.existing_sinks]
     away = task.choice.name not in ("serial", "threads") and task.choice.given is None
-    if task.neighbours and away and any(array.reach == Reach.PROCESS for array in arrays):
+    seen = task.neighbours and task.function_type != "array"
+    if seen and away and any(array.reach == Reach.PROCESS for array in arrays):
         raise PlanError(
             "neighbours=True with arrays in memory needs executor='serial' or 'threads'; "
             "worker processes see only their own block of such an array"
@@ -166,8 +158,9 @@ def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
         sizing = "chosen for caches, workers and memory"
     elif task.one_block or len(grid) == 1:
         sizing = "one block"
-        if not task.overlap_known and not task.one_block and task.sizes.size_max is None:
-            sizing += ": the context of the function is not known (give overlap, halo or size_max)"
+        if not task.one_block and task.sizes.size_max is None:
+            missing = "overlap, halo or size_max" if not task.overlap_known else "size_max too"
+            sizing += f": nothing says how large blocks may be (give {missing})"
     else:
         sizing = "as given"
     return Plan(
@@ -180,6 +173,7 @@ def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
         need=_need(task),
         sizing=sizing,
         enforced=task.choice.name == "processes" and sys.platform == "linux",
+        own_writes=task.function_type == "block",
         result_bytes=len(in_memory) * prod(first.shape) * (task.dtype or first.dtype).itemsize,
     )
 
@@ -201,7 +195,14 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
     if plan.peak_bytes <= limit:
         return plan
     workers = max(1, limit // plan.worker_bytes)
-    plan = replace(plan, budget=replace(plan.budget, workers=workers))
+    if task.choice.given is None:
+        plan = replace(plan, budget=replace(plan.budget, workers=workers))
+    elif task.memory_bytes is not None:
+        raise BudgetError(
+            f"the executor works on {task.choice.workers} blocks at once, which need "
+            f"{format_bytes(plan.peak_bytes)}, but {plan.budget.reason} leaves "
+            f"{format_bytes(limit)}; give one with at most {workers} workers, or smaller blocks"
+        )
     certain = plan.block_bytes + plan.staging_bytes
     needed = plan.worker_bytes if task.memory_bytes is not None else certain
     if needed <= limit:
@@ -246,10 +247,10 @@ def check_aliasing(task: Task, grid: Grid) -> None:
     split = [axis for axis, split in zip(grid.axes, grid.splits, strict=True) if split.count > 1]
     overlap = max((split.overlap for split in grid.splits if split.count > 1), default=0)
     for i, sink in enumerate(sinks):
-        if any(shared(sink, other) for other in sinks[:i]):
+        if any(_shared(sink, other) for other in sinks[:i]):
             raise SinkError(f"two sinks are the same array: {_label(sink)}")
         for source in task.sources:
-            if split and shared(source, sink):
+            if split and _shared(source, sink):
                 same = f"sink and source are the same {_label(sink)}: in place"
                 if overlap:
                     raise SinkError(
@@ -263,7 +264,7 @@ def check_aliasing(task: Task, grid: Grid) -> None:
                     )
 
 
-def shared(a: Source, b: Source) -> bool:
+def _shared(a: Source, b: Source) -> bool:
     """Tell whether two arrays have bytes in common, as far as that can be known."""
     if a.extent is None or b.extent is None or not a.extent.overlaps(b.extent):
         return False

@@ -11,6 +11,9 @@ from gpublocks.grid import Grid
 
 __all__ = ["Plan", "Volume"]
 
+_LIMIT_FACTOR = 1.5
+_LIMIT_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Volume:
@@ -60,7 +63,9 @@ class Plan:
     sizing : str
         How the sizes were chosen.
     enforced : bool
-        Whether a worker that takes much more than its share is stopped.
+        Whether workers cannot take more than `worker_limit_bytes`.
+    own_writes : bool
+        Whether the function writes into the sinks itself.
     result_bytes : int
         Memory of results that are returned as arrays, if they are like the source.
     """
@@ -74,6 +79,7 @@ class Plan:
     need: Need
     sizing: str
     enforced: bool = False
+    own_writes: bool = False
     result_bytes: int = 0
 
     @property
@@ -97,6 +103,16 @@ class Plan:
     def peak_bytes(self) -> int:
         """Predicted bytes in flight on the host, over all workers, beyond the idle ones."""
         return self.worker_bytes * min(self.budget.workers, max(1, len(self.grid)))
+
+    @property
+    def worker_limit_bytes(self) -> int:
+        """Bytes that one worker may allocate, where that is enforced.
+
+        More than its share of the budget: a prediction may be a guess, and modules that the
+        function imports when it is called count too.
+        """
+        share = self.budget.host_bytes // max(1, self.budget.workers)
+        return max(int(_LIMIT_FACTOR * share), share + _LIMIT_BYTES)
 
     @property
     def peak_origin(self) -> Literal["estimated", "measured"]:
@@ -147,10 +163,11 @@ class Plan:
             "peak_bytes": self.peak_bytes,
             "peak_origin": self.peak_origin,
             "enforced": self.enforced,
+            "worker_limit_bytes": self.worker_limit_bytes if self.enforced else None,
             "device_peak_bytes": 0,
             "result_bytes": self.result_bytes,
             "read_bytes": self.read_bytes,
-            "written_bytes": self.written_bytes,
+            "written_bytes": self.written_bytes if self.sinks else None,
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -173,13 +190,14 @@ class Plan:
             formula += f" + {format_bytes(self.need.fixed)}"
         if self.staging_bytes:
             formula += f" + staging {format_bytes(self.staging_bytes)}"
-        kept = "enforced in each worker" if self.enforced else "predicted, not enforced"
+        kept = f"a worker is held at {format_bytes(self.worker_limit_bytes)}"
+        kept = kept if self.enforced else "not enforced"
         rows = [
             ("source", f"{first.shape} {first.dtype}, order {first.order}"),
             ("blocks", f"{len(self.grid)} ({counts})"),
             ("block shape", f"{block} voxels, {format_bytes(self.block_bytes)}"),
             ("sizes", self.sizing),
-            ("overlap", f"{shared}; {self.over_read:.2f} voxels read for each voxel"),
+            ("overlap", f"{shared or 'none'}; {self.over_read:.2f} voxels read for each voxel"),
             ("executor", f"{self.executor}, {workers} at once: {self.executor_reason}"),
             ("host peak", f"{format_bytes(self.peak_bytes)} ({self.peak_origin}, {kept})"),
             ("", f"= {formula})"),
@@ -199,6 +217,8 @@ class Plan:
         return format_bytes(self.written_bytes)
 
     def _safety(self) -> str:
+        if self.own_writes and any(split.overlap for split in self.grid.splits):
+            return "the function writes itself, and must stay within valid regions"
         units = [sink.unit for sink in self.sinks if any(length > 1 for length in sink.unit)]
         if units:
             return f"valid regions are whole units of {units[0]}: no unit has two writers"

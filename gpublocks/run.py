@@ -1,6 +1,7 @@
 """One run from start to end: first cell, sinks, events, finish or abort. Touches everything."""
 
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,8 @@ from gpublocks.contracts import (
     Sink,
     Stage,
 )
-from gpublocks.drafting import check_room, replan, shared
+from gpublocks.drafting import replan
+from gpublocks.errors import PlanError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
 from gpublocks.job import Job, explained
@@ -30,10 +32,6 @@ from gpublocks.telling import forward_output
 
 __all__ = ["TaskRun", "measure"]
 
-_LIMIT_FACTOR = 1.5
-"""A worker process may allocate this much of its share of the budget ..."""
-_LIMIT_BYTES = 256 << 20
-"""... and at least so many bytes more, for modules that the function imports when called."""
 _ROOMY = 4
 """A guess of what a function takes is not measured where so many times as much would fit."""
 
@@ -81,8 +79,9 @@ class TaskRun:
         return len(self.plan.grid) if self.task.mask is None else sum(1 for _ in self.cells())
 
     def _stop(self) -> None:
-        if self._under_way is not None:
-            self._under_way.cancel()
+        under_way = self._under_way
+        if under_way is not None:
+            under_way.cancel()
 
     def _drive(self, run: EventRun) -> Generator[Event, None, None]:
         created: list[Sink] = []
@@ -91,11 +90,13 @@ class TaskRun:
             if not failed and not run.cancelled:
                 self._verify_sources()
                 while created:
+                    created[0].sync()
                     created[0].finish()
                     del created[0]
         finally:
-            for sink in created:
-                sink.abort()
+            with ExitStack() as stack:
+                for sink in created:
+                    stack.callback(sink.abort)
 
     def _cells(self, run: EventRun, created: list[Sink]) -> Generator[Event, None, bool]:
         cells = self.cells()
@@ -125,8 +126,7 @@ class TaskRun:
 
     def _first(self, run: EventRun, cell: Cell) -> Generator[Event, None, CellDone | None]:
         """Compute the first cell without storing it: it shows shape, type and need of memory."""
-        job = make_job(self.task, self.plan.grid, ())
-        job = replace(job, outputs=len(self.task.sinks), keep_outputs=True)
+        job = _trial_job(self.task, self.plan.grid)
         done: CellDone | None = None
         for event in self._events_of(run, make_executor(self.task, self.plan), job, iter([cell])):
             if isinstance(event, CellDone):
@@ -168,19 +168,17 @@ class TaskRun:
                 opened.append(sink)
                 continue
             order = self.task.sources[0].order
-            dtype = self.task.dtype or dtype
-            if sink.location is None:
-                check_room(shape, dtype)
-            new = sink.create(shape, dtype, order)
+            new = sink.create(shape, self.task.dtype or dtype, order)
             created.append(new)
             opened.append(new)
         self.sinks = tuple(opened)
 
     def _verify_sources(self) -> None:
-        """Raise `SourceError` if a file that was read has changed meanwhile."""
+        """Raise `SourceError` if a file that was read has changed, other than by this run."""
+        written = {sink.extent.store for sink in self.sinks if sink.extent is not None}
         for source in self.task.sources:
             verify = getattr(source, "verify", None)
-            if verify is not None and not any(shared(source, sink) for sink in self.sinks):
+            if verify is not None and source.extent and source.extent.store not in written:
                 verify()
 
     def _fill(self, created: list[Sink]) -> None:
@@ -210,23 +208,33 @@ def make_job(task: Task, grid: Grid, sinks: tuple[Sink, ...]) -> Job:
     )
 
 
+def _trial_job(task: Task, grid: Grid) -> Job:
+    """Return the job that computes a cell without storing it."""
+    return replace(make_job(task, grid, ()), outputs=len(task.sinks), keep_outputs=True)
+
+
 def make_executor(task: Task, plan: Plan) -> Executor:
     """Return the executor that a plan names."""
     if task.choice.given is not None:
         return task.choice.given
-    share = plan.budget.host_bytes // max(1, plan.budget.workers)
-    limit = max(int(_LIMIT_FACTOR * share), share + _LIMIT_BYTES)
+    limit = plan.worker_limit_bytes
     return executors.make(task.choice.name, plan.budget.workers, memory_limit=limit)
 
 
 def measure(task: Task, plan: Plan) -> Plan:
-    """Return a plan with what the function takes, from a call on the first block."""
-    run = TaskRun(task, plan)
-    cell = next(run.cells(), None)
+    """Return a plan with what the function takes, from a call on the first block.
+
+    Raises
+    ------
+    PlanError
+        For a function that writes into the sinks itself.
+    """
+    if task.function_type == "block":
+        raise PlanError("trial=True would let a 'block' function write; plan without it")
+    cell = next(TaskRun(task, plan).cells(), None)
     if cell is None:
         return plan
-    job = replace(make_job(task, plan.grid, ()), outputs=len(task.sinks), keep_outputs=True)
-    for event in make_executor(task, plan).run(job, [cell]):
+    for event in make_executor(task, plan).run(_trial_job(task, plan.grid), [cell]):
         forward_output(event)
         if isinstance(event, CellDone):
             plan = replan(task, plan, event)

@@ -190,7 +190,7 @@ def check_function(
     names = set(signature.parameters)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     for name in reserved:
-        if name in names:
+        if name in names and not isinstance(function, np.ufunc):
             raise PlanError(
                 f"{name!r} is a keyword of process and of function {name_of(function)!r}; "
                 f"give the function's with functools.partial(function, {name}=...)"

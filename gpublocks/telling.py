@@ -99,5 +99,6 @@ def forward_output(event: Event) -> None:
     """Write what a worker process printed to this process's streams."""
     if isinstance(event, OutputWritten):
         stream = sys.stdout if event.stream == "stdout" else sys.stderr
-        stream.write(event.text)
-        stream.flush()
+        if stream is not None:
+            stream.write(event.text)
+            stream.flush()

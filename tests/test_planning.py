@@ -152,7 +152,7 @@ def test_a_plan_prints_itself():
     assert rows["sizes"] == "as given"
     assert rows["overlap"] == "4 on axis 0; 1.19 voxels read for each voxel"
     assert rows["executor"] == "threads, 2 at once: executor='threads'"
-    assert rows["host peak"] == "700 kB (estimated, predicted, not enforced)"
+    assert rows["host peak"] == "700 kB (estimated, not enforced)"
     assert rows[""] == "= 2 workers x (block 38.9 kB + function 32 B x 9728 voxels)"
     assert rows["host limit"] == "100 MB (memory=100MB)"
     assert rows["reads"] == "156 kB"

@@ -171,7 +171,7 @@ class NewArray:
             raise BudgetError(
                 f"a result of shape {shape} and type {dtype} needs {format_bytes(nbytes)} of "
                 f"memory, but there are only {format_bytes(available.bytes)} of "
-                f"{available.reason}; use a file as sink"
+                f"{available.reason}; give a file as sink"
             )
         return Source(np.zeros(shape, dtype, order))
 
