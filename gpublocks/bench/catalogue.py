@@ -142,7 +142,7 @@ def make_cases(*, quick: bool) -> tuple[Case, ...]:
     """Return all cases, with small volumes, few rounds and no bounds if `quick`."""
     shape = (64, 64, 64) if quick else (512, 512, 256)
     cube = (64, 64, 64) if quick else (512, 512, 512)
-    growing = (32, 48, 48) if quick else (128, 256, 256)
+    growing = (64, 96, 96) if quick else (128, 256, 256)
     cases = (
         _import(3 if quick else 15),
         _planning(10_000 if quick else 1_000_000, 10 if quick else 100, 3 if quick else 7),
