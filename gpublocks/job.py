@@ -1,10 +1,12 @@
 """What to do with any cell: load, compute, store. Touches sources, sinks and the function only."""
 
 import copy
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import prod
 from time import perf_counter
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from gpublocks.contracts import (
     CellDone,
     CellFailed,
     DType,
+    Order,
     Reach,
     Sink,
     Source,
@@ -26,7 +29,7 @@ from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
 from gpublocks.io.staged import Staged
 
-__all__ = ["CallOn", "FunctionType", "Job", "execute", "place"]
+__all__ = ["Buffers", "CallOn", "FunctionType", "Job", "execute", "place"]
 
 FunctionType = Literal["array", "source", "block"]
 
@@ -79,10 +82,22 @@ class Job:
     keep_outputs: bool = False
     casting: str | None = None
 
-    def load(self, cell: Cell) -> list[Any]:
-        """Return the arguments of the function for a cell: arrays or blocks."""
+    def load(self, cell: Cell, buffers: "Buffers | None" = None) -> list[Any]:
+        """Return the arguments of the function for a cell: arrays or blocks.
+
+        Parameters
+        ----------
+        buffers : Buffers, optional
+            Memory for the arrays, from the cell before.
+        """
         if self.function_type == "array":
-            return [source.read(cell.read_in(source.shape)) for source in self.sources]
+            regions = [cell.read_in(source.shape) for source in self.sources]
+            if buffers is None:
+                return [s.read(r) for s, r in zip(self.sources, regions, strict=True)]
+            return [
+                source.read(region, out=buffers.array(n, region.shape, source.dtype, source.order))
+                for n, (source, region) in enumerate(zip(self.sources, regions, strict=True))
+            ]
         blocks = [self._block(source, cell, writable=False) for source in self.sources]
         if self.function_type == "block":
             blocks += [self._block(sink, cell, writable=True) for sink in self.sinks]
@@ -158,6 +173,30 @@ class Job:
         return alone or source.reach == Reach.PROCESS or any(unit > 1 for unit in source.unit)
 
 
+class Buffers:
+    """Memory of one worker for the arrays that it loads, used again for the next cell.
+
+    An allocator that gives memory back to the system between two cells has every page of it
+    cleared anew, which takes longer than a cheap function. Memory to which anything refers when
+    the next cell begins is left alone: a function may keep its arguments.
+    """
+
+    def __init__(self) -> None:
+        self._memory: list[Array] = []
+        self._idle: list[int] = []
+
+    def array(self, n: int, shape: tuple[int, ...], dtype: DType, order: Order) -> Array:
+        """Return an array for the source number `n`, its voxels not set."""
+        nbytes = prod(shape) * dtype.itemsize
+        while n >= len(self._memory):
+            self._memory.append(np.empty(0, np.uint8))
+            self._idle.append(0)
+        if self._memory[n].nbytes < nbytes or sys.getrefcount(self._memory[n]) > self._idle[n]:
+            self._memory[n] = np.empty(nbytes, np.uint8)
+            self._idle[n] = sys.getrefcount(self._memory[n])
+        return np.ndarray(shape, dtype, self._memory[n], order=order)
+
+
 def place(job: Job, cell: Cell) -> str:
     """Return which block a cell is, as in ``'block 3/10<(0, 0, 3)/(1, 1, 10)>'``."""
     return f"block {cell.number}/{len(job.grid)}<{cell.index}/{job.grid.counts}>"
@@ -169,6 +208,7 @@ def execute(
     worker: str,
     call: CallOn,
     storing: AbstractContextManager[Any] = _FREELY,
+    buffers: Buffers | None = None,
 ) -> CellDone | CellFailed:
     """Take a cell through its three stages, one after the other.
 
@@ -180,6 +220,8 @@ def execute(
         Calls a function of no arguments where it is to be computed.
     storing : context manager
         Held while the cell is stored.
+    buffers : Buffers, optional
+        Memory of this worker for what is loaded.
 
     Returns
     -------
@@ -190,7 +232,7 @@ def execute(
     stage: Stage = "load"
     start = perf_counter()
     try:
-        arguments = job.load(cell)
+        arguments = job.load(cell, buffers)
         loaded = perf_counter()
         stage = "compute"
         value, outputs = job.compute(cell, arguments, call)

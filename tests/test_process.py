@@ -1518,3 +1518,27 @@ def test_calls_from_several_threads(run: Callable[..., Any]) -> None:
         thread.join()
 
     assert all(np.array_equal(results[n], n * numbered(20)) for n in range(4))
+
+
+def test_a_function_may_keep_its_arguments(run: Callable[..., Any]) -> None:
+    source = numbered(40, 6)
+    kept: list[np.ndarray] = []
+
+    def last_but_one(block: np.ndarray) -> int:
+        kept.append(block)
+        return int(kept[max(0, len(kept) - 3)][0, 0])
+
+    values = run(last_but_one, source, size_max=4, return_result=True, processes=1)
+
+    assert values == [int(source[max(0, 4 * (n - 2)), 0]) for n in range(10)]
+
+
+def test_blocks_in_one_piece_are_written_whole(run: Callable[..., Any], tmp_path: Path) -> None:
+    for order in ("C", "F"):
+        source = np.asarray(np.arange(64 * 64 * 64.0).reshape(64, 64, 64), order=order)
+        path = tmp_path / f"{order}.npy"
+        np.save(path, np.zeros_like(source))
+
+        run(lambda block: block + 1, source, path, size_max=7, overlap=2)
+
+        assert np.array_equal(np.load(path), source + 1)

@@ -1,11 +1,12 @@
 """One cell after the other, in the calling thread: the reference for all executors. Pure."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
+from typing import Any
 
 from gpublocks.contracts import CellStarted, Event
 from gpublocks.geometry import Cell
-from gpublocks.job import Job, execute
+from gpublocks.job import Buffers, Job, execute
 from gpublocks.running import EventRun
 
 __all__ = ["SerialExecutor"]
@@ -24,8 +25,13 @@ class SerialExecutor:
     def _drive(
         self, job: Job, cells: Iterable[Cell], run: EventRun
     ) -> Generator[Event, None, None]:
+        buffers = Buffers()
         for cell in cells:
             if run.cancelled:
                 return
             yield CellStarted(cell, self.name)
-            yield execute(job, cell, self.name, lambda function: function())
+            yield execute(job, cell, self.name, _call, buffers=buffers)
+
+
+def _call(function: Callable[[], Any]) -> Any:
+    return function()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from gpublocks.contracts import CellFailed, CellStarted, Device, Event
 from gpublocks.geometry import Cell
-from gpublocks.job import Job, execute
+from gpublocks.job import Buffers, Job, execute
 from gpublocks.running import EventRun
 
 __all__ = ["Concurrency", "StreamExecutor", "Threads"]
@@ -140,10 +140,11 @@ def _lane(
     storing: AbstractContextManager[Any],
 ) -> None:
     """Take cells until there is none, or one fails; the last thing put is None."""
+    buffers = Buffers()
     try:
         while (cell := feed.next()) is not None:
             put(CellStarted(cell, name))
-            event = execute(job, cell, name, device.compute, storing)
+            event = execute(job, cell, name, device.compute, storing, buffers)
             if isinstance(event, CellFailed):
                 feed.stop()
             put(event)
