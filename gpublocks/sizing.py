@@ -192,21 +192,42 @@ class Layout:
     fixed_bytes: int = 0
 
 
-# Measured with scipy.ndimage on 512x512x256 float32, two workers (benchmarks/results), in units of
-# the time that a filter takes for a voxel whose block lies in cache:
-_CELL_COST = 15_000
-"""A cell's own cost: hand-over, set-up of the function, ends of rows."""
+# Measured with scipy.ndimage and NumPy on 256 MB volumes, two workers, in units of the time that a
+# function takes for a voxel: some 16 ns for a Gaussian, 0.1 ns for x * 2 (benchmarks/README.md).
 _ROW_COST = 4
 """Start of another row when a block is gathered and when a pass goes over it."""
 _ARRAYS = 3
-"""Arrays of the block's size that a filter goes over: input, a temporary, result."""
-_SPILL = 0.03
-"""Extra cost for each doubling beyond the worker's own cache ..."""
-_MISS = 0.2
-"""... and for each doubling beyond its share of all cache."""
+"""Arrays of the block's size that a function goes over: input, a temporary, result."""
 _ALIASING = 0.4
 """Rows that lie a multiple of 1 KiB apart fall into few sets of the level-1 cache."""
 _ALIASED_BYTES = 1024
+_STEP = 1.2
+"""Ratio of the sides of one candidate to those of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What a cell costs beyond its voxels.
+
+    Parameters
+    ----------
+    cell : float
+        A cell's own cost: hand-over, set-up of the function.
+    spill : float
+        Extra cost of a voxel for each doubling of the block beyond the worker's own cache ...
+    miss : float
+        ... and for each doubling beyond its share of all cache.
+    """
+
+    cell: float
+    spill: float
+    miss: float
+
+
+_FILTER = _Costs(cell=15_000, spill=0.03, miss=0.1)
+"""A function that looks at neighbours, with many passes over a block: caches matter little."""
+_POINTWISE = _Costs(cell=300_000, spill=0.15, miss=0.2)
+"""A function that looks at single voxels is as fast as the memory that they come from."""
 
 
 def automatic_grid(layout: Layout, budget: Budget) -> Grid:
@@ -227,7 +248,7 @@ def automatic_grid(layout: Layout, budget: Budget) -> Grid:
     best: Grid | None = None
     best_cost = float("inf")
     smallest = float("inf")
-    for counts in _candidates(layout):
+    for counts in _candidates(layout, budget.workers):
         splits = tuple(
             aligned(even_split(layout.shape[axis], count, overlap), layout.unit[axis], None)
             for axis, count, overlap in zip(layout.axes, counts, layout.overlap, strict=True)
@@ -259,16 +280,17 @@ def _cost(grid: Grid, layout: Layout, budget: Budget) -> float:
     block = grid.largest
     voxels = prod(block)
     row = block[-1] if layout.order == "C" else block[0]
+    costs = _FILTER if any(layout.overlap) else _POINTWISE
     working_set = _ARRAYS * voxels * layout.itemsize
-    factor = 1 + _SPILL * max(0.0, log2(working_set / budget.core_cache_bytes))
-    factor += _MISS * max(0.0, log2(working_set / budget.cache_bytes))
+    factor = 1 + costs.spill * max(0.0, log2(working_set / budget.core_cache_bytes))
+    factor += costs.miss * max(0.0, log2(working_set / budget.cache_bytes))
     if any(layout.overlap) and row * layout.itemsize % _ALIASED_BYTES == 0:
         factor += _ALIASING
-    cell = _CELL_COST + voxels * factor + _ROW_COST * voxels / row
+    cell = costs.cell + voxels * factor + _ROW_COST * voxels / row
     return (ceil(len(grid) / budget.workers) + 0.5) * cell
 
 
-def _candidates(layout: Layout) -> Iterator[tuple[int, ...]]:
+def _candidates(layout: Layout, workers: int) -> Iterator[tuple[int, ...]]:
     """Return numbers of blocks for each split axis, deduplicated.
 
     Axes with a halo get sides in proportion to it, from a third of the halo to the whole axis in
@@ -293,7 +315,7 @@ def _candidates(layout: Layout) -> Iterator[tuple[int, ...]]:
                 max(1, min(ceil(layout.shape[axis] / side), _most(layout, position)))
                 for position, (axis, side) in enumerate(zip(layout.axes, lengths, strict=True))
             )
-            for varied in _beside(counts, layout):
+            for varied in _beside(counts, layout, workers):
                 if varied not in seen:
                     seen.add(varied)
                     yield varied
@@ -302,21 +324,36 @@ def _candidates(layout: Layout) -> Iterator[tuple[int, ...]]:
 def _sliced(layout: Layout, sides: list[int], halos: list[int]) -> Iterator[list[int]]:
     """Cut the axes without a halo, slowest first, into ever thinner slabs."""
     yield sides
-    free = [p for p, halo in enumerate(halos) if not halo]
-    free.sort(key=lambda p: layout.axes[p], reverse=layout.order == "F")
+    free = [p for p in _slowest_first(layout) if not halos[p]]
+    step = 2.0 if any(halos) else _STEP
     current = list(sides)
     for position in free:
-        while current[position] > layout.unit[layout.axes[position]]:
-            current[position] = max(layout.unit[layout.axes[position]], current[position] // 2)
+        unit = layout.unit[layout.axes[position]]
+        while current[position] > unit:
+            current[position] = max(unit, min(current[position] - 1, int(current[position] / step)))
             yield list(current)
 
 
-def _beside(counts: tuple[int, ...], layout: Layout) -> Iterator[tuple[int, ...]]:
+def _slowest_first(layout: Layout) -> list[int]:
+    """Return the positions of the split axes, that of the largest stride first."""
+    positions = range(len(layout.axes))
+    return sorted(positions, key=lambda p: layout.axes[p], reverse=layout.order == "F")
+
+
+def _beside(counts: tuple[int, ...], layout: Layout, workers: int) -> Iterator[tuple[int, ...]]:
     """Return the counts, and those with one more block along the axis of rows.
 
-    Without a halo rows stay whole: blocks that follow each other in memory are read at once.
+    Without a halo rows stay whole: blocks that follow each other in memory are read at once. The
+    number of blocks is then made a multiple of the workers too.
     """
     yield counts
+    if not any(layout.overlap):
+        slowest_first = _slowest_first(layout)
+        last = [p for p in slowest_first if counts[p] > 1][-1:] or slowest_first[:1]
+        for position in last:
+            even = -(-counts[position] // workers) * workers
+            if even <= _most(layout, position):
+                yield (*counts[:position], even, *counts[position + 1 :])
     rows = len(layout.shape) - 1 if layout.order == "C" else 0
     if rows in layout.axes and any(layout.overlap):
         position = layout.axes.index(rows)
@@ -336,5 +373,5 @@ def _geometric(start: float, stop: float) -> Iterator[float]:
     value = start
     while value < stop:
         yield value
-        value *= 1.2
+        value *= _STEP
     yield stop
