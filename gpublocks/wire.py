@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = [
     "unpack",
 ]
 
-Packed = tuple[bytes, list[pickle.PickleBuffer]]
+Packed = tuple[bytes | pickle.PickleBuffer, list[pickle.PickleBuffer]]
 """A pickled value and the large buffers that it refers to, which are never copied into it."""
 
 _HEAD = struct.Struct("<QI")
@@ -46,11 +47,14 @@ def pack(value: Any, *, by_value: bool = False) -> Packed:
         with their code, for a process that cannot import them.
     """
     buffers: list[pickle.PickleBuffer] = []
-    if not by_value:
-        return pickle.dumps(value, protocol=5, buffer_callback=buffers.append), buffers
-    import cloudpickle
+    dumps: Any = pickle.dumps
+    if by_value:
+        import cloudpickle
 
-    return cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append), buffers
+        dumps = cloudpickle.dumps
+    data = dumps(value, protocol=5, buffer_callback=buffers.append)
+    # A message that carries much does not copy it.
+    return (data if len(data) <= _BUFFER_BYTES else pickle.PickleBuffer(data)), buffers
 
 
 def pack_anything(value: Any) -> Packed:
@@ -61,7 +65,7 @@ def pack_anything(value: Any) -> Packed:
         return pack(value, by_value=True)
 
 
-def unpack(packed: tuple[bytes, Sequence[Any]]) -> Any:
+def unpack(packed: tuple[Any, Sequence[Any]]) -> Any:
     """Return the value that `pack` was given."""
     return pickle.loads(packed[0], buffers=packed[1])
 
@@ -146,7 +150,9 @@ class Wire:
     def __init__(self, connection: socket.socket) -> None:
         self.descriptors: list[int] = []
         self._socket = connection
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._outgoing: deque[tuple[list[Any], Sequence[int]]] = deque()
+        self._sending = False
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._start = 0
         self._stop = 0
@@ -158,24 +164,36 @@ class Wire:
     def send(self, message: tuple[Any, ...], descriptors: Sequence[int] = ()) -> None:
         """Send a message, and duplicates of file descriptors with it.
 
+        A signal handler or a finalizer may call this while its thread is amid another message:
+        the one follows the other.
+
         Raises
         ------
         WireClosedError
             If the other end is closed.
+        MemoryError, PicklingError, TypeError, ...
+            If the message cannot be pickled; nothing of it has been sent then.
         """
-        data, buffers = pack(message)
-        views = [buffer.raw() for buffer in buffers]
-        frame = _HEAD.pack(len(data), len(views)) + data
-        if views:
-            frame += struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views])
-        try:
+        self._outgoing.append((_frame(message), descriptors))
+        while self._outgoing:
             with self._lock:
-                if descriptors:
-                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
-                    frame = frame[self._socket.sendmsg([frame], [rights], _SEND) :]
-                self._socket.sendall(frame, _SEND)
-                for view in views:
-                    self._socket.sendall(view, _SEND)
+                if self._sending:
+                    return
+                self._sending = True
+                try:
+                    while self._outgoing:
+                        self._put(*self._outgoing.popleft())
+                finally:
+                    self._sending = False
+
+    def _put(self, pieces: list[Any], descriptors: Sequence[int]) -> None:
+        try:
+            if descriptors:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+                sent = self._socket.sendmsg(pieces[:1], [rights], _SEND)
+                pieces[0] = pieces[0][sent:]
+            for piece in pieces:
+                self._socket.sendall(piece, _SEND)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise WireClosedError("the other end of the wire is closed") from error
 
@@ -188,11 +206,10 @@ class Wire:
             If the other end was closed, or its process died, perhaps within a message.
         """
         size, count = _HEAD.unpack(self._take(_HEAD.size))
-        view = self._take(size)
         if not count:
-            return pickle.loads(view)
-        data = bytes(view)
+            return pickle.loads(self._take(size))
         sizes = struct.unpack(f"<{count}Q", self._take(8 * count))
+        data = bytes(self._take(size))
         buffers = [np.empty(n, np.uint8) for n in sizes]
         for buffer in buffers:
             self._fill(buffer.data)
@@ -247,3 +264,13 @@ class Wire:
         if not size:
             raise WireClosedError("the other end of the wire is closed")
         return size
+
+
+def _frame(message: tuple[Any, ...]) -> list[Any]:
+    """Return the pieces of what crosses the wire; only small ones are put together."""
+    data, buffers = pack(message)
+    views = [buffer.raw() for buffer in buffers]
+    head = _HEAD.pack(size := memoryview(data).nbytes, len(views))
+    if views:
+        head += struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views])
+    return [head + data, *views] if size <= _BUFFER_BYTES else [head, data, *views]

@@ -77,6 +77,51 @@ def test_descriptors_come_with_their_message(ends):
         os.close(number)
 
 
+def test_messages_amid_a_message_follow_it():
+    near, far = socket.socketpair()
+
+    class Interrupted:
+        """A socket that is interrupted in the middle of each piece of a message."""
+
+        count = 0
+
+        def sendall(self, data, flags):
+            near.sendall(memoryview(data)[:3], flags)
+            if self.count < 5:
+                self.count += 1
+                sender.send(("inner", self.count))
+            near.sendall(memoryview(data)[3:], flags)
+
+    sender, receiver = Wire(Interrupted()), Wire(far)
+    received = []
+
+    def receive():
+        while not received or received[-1] != ("end",):
+            received.append(receiver.receive())
+
+    def send():
+        sender.send(("outer", pack(np.zeros(100_000)), "x" * 100_000))
+        sender.send(("end",))
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (send, receive)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [message[0] for message in received] == ["outer", *["inner"] * 5, "end"]
+    assert [message[1] for message in received[1:-1]] == [1, 2, 3, 4, 5]
+    near.close()
+    receiver.close()
+
+
+def test_what_cannot_be_pickled_is_not_sent_in_part(ends):
+    near, far = ends
+    with pytest.raises(TypeError):
+        near.send(("locked", threading.Lock()))
+    near.send(("next",))
+    assert far.receive() == ("next",)
+
+
 def test_what_was_sent_before_the_end_is_received(ends):
     near, far = ends
     far.send(("unread",))
