@@ -7,6 +7,8 @@ import mmap
 import os
 from typing import Any
 
+import numpy as np
+
 from gpublocks.contracts import Array, DType, Order, Reach
 from gpublocks.errors import PlanError
 from gpublocks.geometry import Region
@@ -55,7 +57,12 @@ class Ring:
     def __init__(self, nbytes: int, *, fd: int | None = None) -> None:
         self.nbytes = nbytes
         self.fd = shared_file(max(nbytes, 1)) if fd is None else fd
-        self.buffer: mmap.mmap | None = mmap.mmap(self.fd, max(nbytes, 1))
+        self.buffer: mmap.mmap | None = None
+        try:
+            self.buffer = mmap.mmap(self.fd, max(nbytes, 1))
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def attach(cls, fd: int, nbytes: int) -> "Ring":
@@ -75,8 +82,8 @@ class Staged:
     """The stand-in for an array of another process: one region of it at a time, in shared memory.
 
     It has the shape of the whole array, pickles without voxels, and is bound to a place in shared
-    memory for each cell. Reading gives views of that place, not copies: the voxels in it were
-    copied for this cell alone.
+    memory for each cell. Reading copies: the place is another cell's next, and whoever keeps an
+    array must not see it change.
 
     Parameters
     ----------
@@ -146,10 +153,10 @@ class Staged:
         self._bound = self._region = None
 
     def read(self, region: Region, out: Array | None = None) -> Array:
-        """Return a writable view of a region in shared memory, or a copy in `out` if given."""
-        view: Array = self._within(region)
+        """Return a copy of a region, in `out` if given."""
+        view = self._within(region)
         if out is None:
-            return view
+            return np.array(view, order=self.order)
         out[...] = view
         return out
 

@@ -254,6 +254,21 @@ class ExecutorContract:
         np.testing.assert_array_equal(np.asarray(source), before)
         np.testing.assert_array_equal(sink.array, array + 1)
 
+    def test_functions_may_keep_what_they_got(self, executor):
+        grid, array = tiny_cells(40)
+        array[:] = np.arange(40)[:, None]
+        kept = []
+
+        def keep(array):
+            kept.append(array)
+            return [float(array[0, 0]) for array in kept]
+
+        job = Job(keep, (io.as_source(array),), (), grid, return_result=True)
+        for event in executor.run(job, grid):
+            if isinstance(event, CellDone):
+                assert event.cell.number in event.value
+                assert len(set(event.value)) == len(event.value)
+
     def test_values_come_whole_and_keyword_arguments_are_fresh(self, executor):
         job = Job(grow, (io.as_source(volume()),), (), grid_of(), {"seen": []}, return_result=True)
         values = [e.value for e in executor.run(job, job.grid) if isinstance(e, CellDone)]
