@@ -18,15 +18,21 @@ class Feed:
     ----------
     cells : iterable of Cell
         Never more than one ahead is taken from it.
+    end : int
+        The number after that of the last cell, if they come in order.
 
     Attributes
     ----------
     stopped : bool
         Whether no more cells are handed out.
+    left : int
+        About how many cells there still are.
     """
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
+    def __init__(self, cells: Iterable[Cell], end: int) -> None:
         self.stopped = False
+        self.left = end
+        self._end = end
         self._cells: Iterator[Cell] = iter(cells)
         self._returned: deque[Cell] = deque()
         self._held: dict[int, Cell] = {}
@@ -40,6 +46,7 @@ class Feed:
             if self._returned:
                 return self._returned.popleft()
             cell = next(self._cells, None)
+            self.left = 0 if cell is None else self._end - cell.number - 1
             if cell is None and self._held:
                 cell = self._held.pop(next(iter(self._held)))
             return cell
@@ -63,17 +70,20 @@ class Feed:
 class Events:
     """A bounded queue from many members to one consumer, who notices when all have left.
 
+    Members join in their own threads, so that nobody waits for one that was never begun.
+
     Parameters
     ----------
     limit : int
         How many batches may wait.
-    members : iterable of hashable
-        Who puts events.
+    awaited : int
+        How many members will join.
     """
 
-    def __init__(self, limit: int, members: Iterable[Any]) -> None:
+    def __init__(self, limit: int, awaited: int) -> None:
         self._limit = limit
-        self._members = set(members)
+        self._awaited = awaited
+        self._members: dict[Any, int] = {}
         self._batches: deque[list[Any]] = deque()
         self._closed = False
         self._condition = threading.Condition()
@@ -83,6 +93,14 @@ class Events:
         """Those that have not left."""
         with self._condition:
             return tuple(self._members)
+
+    def join(self, member: Any) -> bool:
+        """Add a member, which works in this thread; return False if it comes too late."""
+        with self._condition:
+            if not self._closed:
+                self._awaited -= 1
+                self._members[member] = threading.get_ident()
+            return not self._closed
 
     def put(self, batch: list[Any], *, wait: bool = True) -> None:
         """Add events; wait while too many are there, unless the queue is closed."""
@@ -95,7 +113,7 @@ class Events:
     def take(self) -> list[Any]:
         """Return the next events, waiting for them; none when there are no members any more."""
         with self._condition:
-            while not self._batches and self._members:
+            while not self._batches and (self._members or (self._awaited and not self._closed)):
                 self._condition.wait()
             if not self._batches:
                 return []
@@ -106,19 +124,24 @@ class Events:
     def leave(self, member: Any) -> None:
         """Remove a member."""
         with self._condition:
-            self._members.discard(member)
+            self._members.pop(member, None)
             self._condition.notify_all()
 
     def close(self) -> None:
-        """Let nobody wait any more to put events."""
+        """Let nobody join any more, or wait to put events."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
 
     def left(self, seconds: float) -> bool:
-        """Wait until all members have left, for at most so long; return whether they have."""
+        """Wait until all members have left, for at most so long; return whether they have.
+
+        A member does not wait: it would wait for itself.
+        """
         deadline = monotonic() + seconds
         with self._condition:
+            if threading.get_ident() in self._members.values():
+                return True
             while self._members and (rest := deadline - monotonic()) > 0:
                 self._condition.wait(rest)
             return not self._members

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -127,7 +127,6 @@ class WorkerProcess:
     ----------
     pid : int
     wire : Wire
-        Its first message is ``('ready',)``.
     """
 
     def __init__(self) -> None:
@@ -135,20 +134,18 @@ class WorkerProcess:
         self._reaped = False
         self._oom_kills = cgroups.oom_kills()
         near, far = socket.socketpair()
-        with far:
+        with ExitStack() as undoing, far:
+            undoing.callback(near.close)
             # Where the worker says what it is at, and writes its last words; it has no name, so
             # that nothing is left of it however both processes end.
             self._log = os.memfd_create("gpublocks-worker", os.MFD_CLOEXEC)
+            undoing.callback(os.close, self._log)
             os.ftruncate(self._log, STATUS_BYTES)
             os.lseek(self._log, 0, os.SEEK_END)
             self._status = mmap.mmap(self._log, STATUS_BYTES)
-            try:
-                self._process = _started(far.fileno(), self._log)
-            except BaseException:
-                near.close()
-                self._status.close()
-                os.close(self._log)
-                raise
+            undoing.callback(self._status.close)
+            self._process = _started(far.fileno(), self._log)
+            undoing.pop_all()
         self.pid = self._process.pid
         self.wire = Wire(near)
 
@@ -268,17 +265,16 @@ class Slot:
         self._tasks.put(task)
 
     def start(self) -> WorkerProcess:
-        """Start the worker and wait until it is ready. Called in the thread of the slot.
+        """Start the worker. Called in the thread of the slot.
 
         Raises
         ------
-        OSError, WireClosedError
-            If it cannot be started, or dies before it is ready.
+        OSError
+            If it cannot be started.
         """
         with _starting:
-            worker = self.worker = WorkerProcess()
-        worker.wire.receive()
-        return worker
+            self.worker = WorkerProcess()
+        return self.worker
 
     def kill(self) -> None:
         """End the worker at once. May be called from any thread."""

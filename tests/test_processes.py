@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpublocks import cgroups, io, workers
+from gpublocks import cgroups, flow, io, wire, workers
 from gpublocks.contracts import (
     CellDone,
     CellFailed,
@@ -36,7 +37,13 @@ from gpublocks.errors import (
     SourceError,
     WorkerDiedError,
 )
-from gpublocks.executors import ProcessExecutor, SerialExecutor, release_workers
+from gpublocks.executors import (
+    ProcessExecutor,
+    SerialExecutor,
+    _worker,
+    processes,
+    release_workers,
+)
 from gpublocks.grid import Grid
 from gpublocks.job import Job
 from gpublocks.splitting import split_axis
@@ -239,7 +246,7 @@ class TestDeath:
             return array + 0.5
 
         done, retried = Counter(), set()
-        moments = set(dice.sample(range(cells - 50), kills))
+        moments = set(dice.sample(range(cells // 2), kills))
         for event in ProcessExecutor(2).run(Job(slow, (source,), (sink,), grid, outputs=1), grid):
             if isinstance(event, CellRetried):
                 retried.add(event.cell.number)
@@ -279,7 +286,7 @@ class TestDeath:
         job = Job(job.function, job.sources, job.sinks, grid, function_type="block")
         events, error = events_of(job, 1)
         assert type(error) is WorkerDiedError
-        assert "which changes the source it reads" in str(error)
+        assert "perhaps after changing what it reads" in str(error)
         assert kinds(events)[CellRetried] == 0
         np.testing.assert_array_equal(np.load(path)[:, 0], [1, 0, 0, 0])
 
@@ -290,6 +297,100 @@ class TestDeath:
         events, error = events_of(job, 1)
         assert "for the second time" in str(error)
         assert kinds(events)[CellRetried] == 1
+
+    def test_blocks_that_change_a_file_are_not_done_twice(self, tmp_path):
+        def add(source, sink, path):
+            sink[:] = sink[:] + 1
+            if source[0, 0] == 4 and not os.path.exists(path):
+                open(path, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        path = str(tmp_path / "sums.npy")
+        np.save(path, np.zeros((CELLS, 2)))
+        options = {"function_type": "block", "outputs": 0}
+        job = make_job(
+            add, sinks=(io.as_sink(path),), kwargs={"path": str(tmp_path / "file")}, **options
+        )
+        events, error = events_of(job)
+        assert type(error) is WorkerDiedError
+        assert (error.block, kinds(events)[CellRetried]) == (4, 0)
+        assert np.load(path).max() == 1
+        job = make_job(add, kwargs={"path": str(tmp_path / "memory")}, **options)
+        events, error = events_of(job)
+        assert error is None
+        assert kinds(events)[CellRetried] == 1
+        assert_complete(job, events, np.ones_like)
+
+    def in_place(self, tmp_path, monkeypatch):
+        """Return a job whose cells queue, in place in a file; cell 5 kills its worker once."""
+        monkeypatch.setattr(processes, "_FAST_SECONDS", 100.0)
+        monkeypatch.setattr(processes, "_QUEUED_SECONDS", 100.0)
+        folder, cells = str(tmp_path), 100
+        path = os.path.join(folder, "both.npy")
+        np.save(path, np.zeros((cells, 2)))
+
+        def add(array, numbers):
+            deadline = time.monotonic() + 30
+            while numbers[0, 0] == 4 and time.monotonic() < deadline:
+                if os.path.exists(os.path.join(folder, "go")):
+                    break
+                time.sleep(0.001)
+            mark = os.path.join(folder, "once")
+            if numbers[0, 0] == 5 and not os.path.exists(mark):
+                open(mark, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return array + 1
+
+        job = make_job(add, cells)
+        sources = (io.as_source(path), *job.sources)
+        return Job(add, sources, (io.as_sink(path),), job.grid, outputs=1), path
+
+    def let_die(self, tmp_path):
+        """Let cell 4 end and wait for the death of the worker in cell 5."""
+        (pid,) = [s.worker.pid for p in workers._pools for s in p.slots if s.worker]
+        (tmp_path / "go").touch()
+        assert wait_until(lambda: not alive(pid))
+
+    def test_deaths_that_are_noticed_when_sending(self, tmp_path, monkeypatch):
+        release_workers()
+        send, waited = wire.Wire.send, []
+
+        def send_late(self_, message, *descriptors):
+            if message[0] == "cells" and message[1][0][0] > 5 and not waited:
+                waited.append(message)
+                self.let_die(tmp_path)
+            send(self_, message, *descriptors)
+
+        monkeypatch.setattr(wire.Wire, "send", send_late)
+        job, path = self.in_place(tmp_path, monkeypatch)
+        events, error = events_of(job, 1)
+        assert error is None
+        assert waited
+        np.testing.assert_array_equal(np.load(path), np.ones((100, 2)))
+        assert [e.cell.number for e in events if isinstance(e, CellRetried)] == [5]
+
+    def test_cells_that_may_be_done_unheard_are_not_done_again_in_place(
+        self, tmp_path, monkeypatch
+    ):
+        release_workers()
+        receive, heard = wire.Wire.receive, []
+
+        def lose(self_):
+            message = receive(self_)
+            heard.append(message[0])
+            if heard.count("done") == 4:
+                self.let_die(tmp_path)
+                raise wire.WireClosedError
+            return message
+
+        monkeypatch.setattr(wire.Wire, "receive", lose)
+        job, path = self.in_place(tmp_path, monkeypatch)
+        events, error = events_of(job, 1)
+        assert type(error) is WorkerDiedError
+        assert error.block == 5
+        assert "perhaps after changing what it reads" in str(error)
+        assert kinds(events)[CellRetried] == 0
+        assert np.load(path).max() == 1
 
     def test_out_of_memory_kills_are_named(self, monkeypatch):
         release_workers()
@@ -488,6 +589,135 @@ class TestErrors:
         assert error is None
 
 
+class TestInterrupts:
+    """At any moment; the next run goes on as if nothing had been."""
+
+    def still_works(self):
+        """Run something in another thread, which would wait for slots that never come free."""
+        found = []
+        thread = threading.Thread(
+            target=lambda: found.extend(events_of(make_job(np.negative))), daemon=True
+        )
+        thread.start()
+        thread.join(30)
+        assert found
+        assert found[1] is None
+
+    def test_when_the_slots_are_given_their_task(self, monkeypatch):
+        give, given = workers.Slot.give, []
+
+        def interrupt(slot, task):
+            given.append(slot)
+            if len(given) == 2:
+                raise KeyboardInterrupt
+            give(slot, task)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(workers.Slot, "give", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                events_of(make_job(np.negative))
+        self.still_works()
+
+    def test_when_the_run_is_stopped(self, monkeypatch):
+        close, closed = flow.Events.close, []
+
+        def interrupt(events):
+            closed.append(events)
+            if len(closed) == 1:
+                raise KeyboardInterrupt
+            close(events)
+
+        put, queues = flow.Events.put, []
+
+        def put_noted(events, *arguments, **options):
+            queues.append(events)
+            put(events, *arguments, **options)
+
+        monkeypatch.setattr(flow.Events, "put", put_noted)
+        job = make_job(np.negative, 1000)
+        events = iter(ProcessExecutor(2).run(job, job.grid))
+        next(events)
+        assert wait_until(lambda: len(queues[0]._batches) == queues[0]._limit)
+        with monkeypatch.context() as patch:
+            patch.setattr(flow.Events, "close", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                events.close()
+        self.still_works()
+
+    def test_cancelled_while_a_worker_starts(self, tmp_path, monkeypatch):
+        path = str(tmp_path / "called")
+
+        def late(array):
+            open(path, "w").close()
+            time.sleep(1)
+
+        job = make_job(late, outputs=0, sinks=())
+        run = ProcessExecutor(1).run(job, job.grid)
+        started = workers._started
+
+        def cancel_first(*arguments):
+            run.cancel()
+            return started(*arguments)
+
+        release_workers()
+        with monkeypatch.context() as patch:
+            patch.setattr(workers, "_started", cancel_first)
+            with pytest.raises(RunCancelledError):
+                list(run)
+        assert not os.path.exists(path)
+
+    def test_garbage_collected_by_a_slot(self, monkeypatch):
+        done, go, closed = processes._Lane._done, threading.Event(), threading.Event()
+        job = make_job(np.negative, 100)
+        events = iter(ProcessExecutor(2).run(job, job.grid))
+
+        def collect(lane, *message):
+            go.wait(30)
+            if not closed.is_set():
+                events.close()
+                closed.set()
+            done(lane, *message)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(processes._Lane, "_done", collect)
+            next(events)
+            threading.Thread(target=go.set).start()
+            assert closed.wait(30)
+        self.still_works()
+
+
+class TestQueue:
+    """Cells that wait at a worker."""
+
+    def test_slow_cells_do_not_wait_while_others_are_idle(self, tmp_path):
+        folder, cells, slow = str(tmp_path), 200, 12
+
+        def meet(array):
+            """Wait until two workers are at slow cells."""
+            if array[0, 0] >= cells - slow:
+                open(os.path.join(folder, str(os.getpid())), "w").close()
+                deadline = time.monotonic() + 10
+                while len(os.listdir(folder)) < 2:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+
+        job = make_job(meet, cells, outputs=0, sinks=())
+        assert events_of(job)[1] is None
+
+    def test_a_slow_cell_is_remembered(self):
+        job = make_job(np.negative, 1000)
+        work = processes._Work(job, processes.Parcel.of(job, None))
+        lane = processes._Lane(work, types.SimpleNamespace(name="worker 1"))
+        depths = []
+        for seconds in (1e-5, 1e-5, 1.0, 1e-5, 1e-5):
+            lane._flight.append(processes._Loaded(job.grid[0], lane._places.pop(), 0.0))
+            lane._store = lambda cell, number: None
+            lane._done(0.0, (0.0, seconds, 0.0), 0, 0, None)
+            depths.append(lane._depth)
+        assert depths[1] > 8
+        assert depths[2:] == [1, 1, 1]
+
+
 class TestFunctions:
     """Whatever can be called can be sent."""
 
@@ -543,6 +773,17 @@ class TestFunctions:
             importlib.invalidate_caches()
             answers.append(value_of(importlib.import_module("edited").answer))
         assert answers == [1, 20, 300]
+
+    def test_files_beside_installed_ones_are_watched(self, monkeypatch):
+        folders = [sys.prefix + "-mine", os.path.join(sys.prefix, "src"), "/usr/src/app"]
+        mine = {os.path.join(folder, "mine.py") for folder in folders}
+        for path in mine:
+            module = types.ModuleType("mine")
+            module.__file__ = path
+            monkeypatch.setitem(sys.modules, path, module)
+        watched = {path for path, _ in _worker._modules_of_the_user(0)}
+        assert mine <= watched
+        assert not watched & {np.__file__, pytest.__file__, textwrap.__file__}
 
     def test_the_current_folder_is_that_of_the_parent(self, tmp_path, monkeypatch):
         value_of(lambda array: None)
@@ -659,6 +900,24 @@ class TestWarmth:
             events_of(make_job(function))
         release_workers()
         gc.collect()
+        assert open_files() == before
+
+    @pytest.mark.parametrize("what", ["memfd_create", "ftruncate", "mmap", "Popen"])
+    def test_nothing_is_left_open_when_a_worker_cannot_be_started(self, monkeypatch, what):
+        def refuse(*arguments, **options):
+            raise OSError(24, "Too many open files")
+
+        place = {"mmap": workers.mmap, "Popen": subprocess}.get(what, os)
+        before = open_files()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, what, refuse)
+            with pytest.raises(OSError, match="Too many"):
+                workers.WorkerProcess()
+        assert open_files() == before
+        with monkeypatch.context() as patch:
+            patch.setattr(workers.mmap, "mmap", refuse)
+            with pytest.raises(OSError, match="Too many"):
+                io.staged.Ring(1000)
         assert open_files() == before
 
     def test_only_as_many_workers_as_cells(self):
@@ -797,6 +1056,19 @@ class TestMemory:
         limits = value_of(lambda array: resource.getrlimit(resource.RLIMIT_DATA))
         assert limits == resource.getrlimit(resource.RLIMIT_DATA)
 
+    def test_results_that_do_not_fit_twice_are_a_memory_error(self):
+        def large(array, nbytes):
+            return b"x" * nbytes
+
+        for nbytes, kind in ((70 << 20, MemoryError), (20 << 20, type(None))):
+            job = make_job(
+                large, 1, outputs=0, sinks=(), return_result=True, kwargs={"nbytes": nbytes}
+            )
+            events, error = events_of(job, 1, memory_limit=100 << 20)
+            assert type(error) is kind
+            assert error is None or "block 0/1<(0, 0)/(1, 1)> failed" in text_of(error)
+            assert kinds(events)[CellRetried] == 0
+
     def test_the_first_cell_is_measured(self):
         def spread(array, nbytes):
             voxels = np.ones(nbytes, np.uint8)
@@ -853,6 +1125,52 @@ class TestOutput:
         text = "".join(event.text for event in events if isinstance(event, OutputWritten))
         assert text.count("\n") == 1600
         assert text.count("line ") == 1600
+
+    def test_whatever_is_printed_amid_a_line_comes_once(self):
+        def interrupted(at):
+            """Print; at one of the instructions meanwhile, print something else."""
+            sent, steps = [], iter(range(10_000))
+            wire = types.SimpleNamespace(send=lambda message: sent.append(message[2]))
+            forward = _worker._Forward(wire, "stdout", 1)
+
+            def trace(frame, event, argument):
+                frame.f_trace_opcodes = True
+                if event == "opcode" and next(steps) == at:
+                    sys.settrace(None)
+                    forward.write(b"tick\n")
+                return trace
+
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                forward.write(b"one\ntw")
+                forward.write(b"o\n")
+                forward.flush()
+            finally:
+                sys.settrace(before)
+            forward.flush()
+            return "".join(sent), next(steps)
+
+        _, instructions = interrupted(-1)
+        assert instructions > 100
+        for at in range(instructions):
+            text = interrupted(at)[0]
+            assert sorted(text) == sorted("one\ntwo\ntick\n"), at
+
+    def test_timers_may_print(self):
+        def tick(array):
+            if not signal.getitimer(signal.ITIMER_REAL)[1]:
+                signal.signal(signal.SIGALRM, lambda *_: print("tick"))
+                signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+
+        found = []
+        job = make_job(tick, 2000, outputs=0, sinks=())
+        thread = threading.Thread(target=lambda: found.extend(events_of(job, 1)), daemon=True)
+        thread.start()
+        thread.join(30)
+        release_workers()
+        assert found
+        assert found[1] is None
 
     def test_output_between_runs_does_not_block(self):
         def talk_later(array):

@@ -8,12 +8,15 @@ import io
 import mmap
 import os
 import signal
+import site
 import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any, cast
 
 from gpublocks.contracts import CellDone, CellFailed, Stage
@@ -72,7 +75,6 @@ def main(wire: int, log: int, stderr: int, parent: int) -> None:
     os.register_at_fork(after_in_child=lambda: _become_stranger(connection))
     os.dup2(stderr, 2)
     os.close(stderr)
-    connection.send(("ready",))
     with suppress(WireClosedError):
         _Worker(connection, mmap.mmap(log, STATUS_BYTES), libc, streams).serve()
 
@@ -175,20 +177,23 @@ class _Worker:
         return value
 
     def _reply(self, job: Job, event: CellDone | CellFailed) -> None:
-        packed = None
-        if isinstance(event, CellDone) and (event.value is not None or event.outputs):
-            try:
-                packed = pack_anything((event.value, event.outputs))
-            except BaseException as error:
-                problem = TypeError(
-                    f"what the function returned cannot be pickled: {described(error)}"
-                )
-                event = _failed(problem, job, event.cell, "compute")
         if isinstance(event, CellDone):
-            sizes = event.read_bytes, event.written_bytes
-            self._wire.send(("done", event.started, event.seconds, *sizes, packed))
-        else:
-            self._wire.send(("failed", event.stage, *portable(event.error)))
+            try:
+                self._send_done(event)
+                return
+            except WireClosedError:
+                raise
+            except BaseException as error:
+                event = _failed(_unsendable(error), job, event.cell, "compute")
+        self._lift_limit()
+        self._wire.send(("failed", event.stage, *portable(event.error)))
+
+    def _send_done(self, event: CellDone) -> None:
+        packed = None
+        if event.value is not None or event.outputs:
+            packed = pack_anything((event.value, event.outputs))
+        sizes = event.read_bytes, event.written_bytes
+        self._wire.send(("done", event.started, event.seconds, *sizes, packed))
 
     def _end(self) -> None:
         self._job = None
@@ -198,11 +203,14 @@ class _Worker:
             self._ring.close()
             self._ring = None
         self._staged = []
+        self._lift_limit()
+        self._untidy = True
+        self._modules = dict(_modules_of_the_user(self._began)) | self._modules
+
+    def _lift_limit(self) -> None:
         if self._data_limit is not None:
             _set_data_limit(self._data_limit)
             self._data_limit = None
-        self._untidy = True
-        self._modules = dict(_modules_of_the_user(self._began)) | self._modules
 
     def _tidy(self) -> None:
         """Give back memory that was kept for the next block."""
@@ -224,12 +232,20 @@ def _modules_of_the_user(since: int) -> Iterator[tuple[str, tuple[int, int]]]:
     since : int
         When the job began, in nanoseconds.
     """
-    installed = (sys.prefix, sys.base_prefix)
+    installed = _installed()
     for module in tuple(sys.modules.values()):
         path = getattr(module, "__file__", None)
         if isinstance(path, str) and not path.startswith(installed):
             stamp = _stamp(path)
             yield path, stamp if stamp[0] < since else (-1, -1)
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """Return the folders of the standard library and of installed packages."""
+    folders = [os.path.dirname(os.__file__), site.getusersitepackages()]
+    folders += site.getsitepackages([sys.prefix, sys.base_prefix])
+    return tuple([os.path.join(folder, "") for folder in folders])
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -244,6 +260,15 @@ def _failed(error: BaseException, job: Job, cell: Cell, stage: Stage) -> CellFai
     return CellFailed(cell, "", stage, explained(error, job, cell, stage))
 
 
+def _unsendable(error: BaseException) -> Exception:
+    if isinstance(error, MemoryError):
+        return MemoryError(
+            "what the function returned does not fit in the memory of the worker a second time, "
+            "as a message; return less, or allow more memory"
+        )
+    return TypeError(f"what the function returned cannot be pickled: {described(error)}")
+
+
 def _as_text(raw: "_Forward") -> io.TextIOWrapper:
     return io.TextIOWrapper(cast(Any, raw), "utf-8", "backslashreplace", write_through=True)
 
@@ -255,7 +280,7 @@ class _Forward(io.RawIOBase):
         self._wire = wire
         self._name = name
         self._number = number
-        self.pending = b""
+        self.pending: deque[bytes] = deque()
         self._lock = threading.RLock()
 
     def writable(self) -> bool:
@@ -267,22 +292,31 @@ class _Forward(io.RawIOBase):
     def write(self, data: Any) -> int:
         with self._lock:
             text = bytes(data)
-            self.pending += text
+            self.pending.append(text)
             if b"\n" in text:
-                complete, line, self.pending = self.pending.rpartition(b"\n")
+                complete, line, rest = self._taken().rpartition(b"\n")
+                if rest:
+                    self.pending.appendleft(rest)
                 self._send(complete + line)
         return len(text)
 
     def flush(self) -> None:
         super().flush()
         with self._lock:
-            if self.pending:
-                text, self.pending = self.pending, b""
-                self._send(text)
+            self._send(self._taken())
+
+    def _taken(self) -> bytes:
+        """Take what is pending; each piece once, even if a signal handler prints meanwhile."""
+        pieces = []
+        with suppress(IndexError):
+            while True:
+                pieces.append(self.pending.popleft())
+        return b"".join(pieces)
 
     def _send(self, text: bytes) -> None:
-        with suppress(WireClosedError, OSError):
-            self._wire.send(("out", self._name, text.decode("utf-8", "replace")))
+        if text:
+            with suppress(WireClosedError, OSError):
+                self._wire.send(("out", self._name, text.decode("utf-8", "replace")))
 
 
 def _become_stranger(wire: Wire) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain, islice
 from signal import SIGKILL
@@ -54,6 +54,8 @@ GRACE_SECONDS = 0.5
 _DEEPEST = 3
 _FAST_SECONDS = 0.01
 _QUEUED_SECONDS = 0.002
+_FORGETTING = 0.8
+_SHARES = 4
 _ATTEMPTS = 2
 _ATTEMPTS_IF_KILLED = 5
 _MEASURE_SECONDS = 0.002
@@ -114,8 +116,8 @@ def _drive(
     if not first:
         return
     with leased(len(first), lambda: work.stopped) as slots:
-        work.begin(chain(first, cells), slots)
         try:
+            work.begin(chain(first, cells), slots)
             while batch := work.events.take():
                 for event in batch:
                     if isinstance(event, BaseException):
@@ -133,8 +135,9 @@ class _Work:
         self.parcel = parcel
         self.in_place = _in_place(job)
         self.storing = threading.Lock()
-        self.feed = Feed(())
-        self.events = Events(0, ())
+        self.feed = Feed((), 0)
+        self.events = Events(0, 0)
+        self.lanes = 0
         self._cancelled = False
         self._grace = 0.0
         self._killers: set[int] = set()
@@ -146,8 +149,9 @@ class _Work:
 
     def begin(self, cells: Iterable[Cell], slots: list[Slot]) -> None:
         """Let slots work on cells."""
-        self.feed = Feed(cells)
-        self.events = Events(2 * len(slots), slots)
+        self.lanes = len(slots)
+        self.feed = Feed(cells, len(self.job.grid))
+        self.events = Events(2 * len(slots), len(slots))
         if self._cancelled:
             self._stop()
         for slot in slots:
@@ -155,14 +159,14 @@ class _Work:
 
     def end(self) -> None:
         """Wait until no slot works on it, killing workers that take longer than the grace."""
-        self._stop()
-        seconds = self._grace
         try:
+            self._stop()
+            seconds = self._grace
             while not self.events.left(seconds):
                 self._kill()
                 seconds = 0.02
         except BaseException:
-            self._kill()
+            self.cancel()
             raise
 
     def cancel(self) -> None:
@@ -184,6 +188,8 @@ class _Work:
         return again
 
     def _serve(self, slot: Slot) -> None:
+        if not self.events.join(slot):
+            return
         try:
             _Lane(self, slot).run()
         except BaseException as error:
@@ -201,8 +207,11 @@ class _Work:
 
 
 def _in_place(job: Job) -> bool:
-    """Tell whether workers write where they also read: doing a cell twice would then be wrong."""
+    """Tell whether workers may write where they also read: a cell must not be done twice then."""
     written = [sink for sink in job.sinks if sink.reach != Reach.PROCESS]
+    if job.function_type == "block":
+        # It sees what the sinks hold.
+        return bool(written)
     return any(_shared(sink, source) for sink in written for source in job.sources)
 
 
@@ -237,6 +246,7 @@ class _Lane:
         self._flight: deque[_Loaded] = deque()
         self._ahead: _Loaded | None = None
         self._depth = 1
+        self._pace_seconds = 0.0
         self._news: list[Event] = []
         self._stillborn = 0
         self._idle_bytes = 0
@@ -279,7 +289,9 @@ class _Lane:
         without work can take them; the next one's arrays are already loaded then.
         """
         fresh: list[_Loaded] = []
-        while len(self._flight) + len(fresh) < self._depth and (loaded := self._next()):
+        # Of the last cells few queue, lest those of one slot are slow while others have none.
+        depth = min(self._depth, max(1, self._feed.left // (_SHARES * self._work.lanes)))
+        while len(self._flight) + len(fresh) < depth and (loaded := self._next()):
             fresh.append(loaded)
         if fresh:
             self._send(fresh)
@@ -337,7 +349,9 @@ class _Lane:
         worker = self._worker = self._worker or self._told()
         if self._job.keep_outputs:
             self._idle_bytes = self._peak_bytes = machine.rss_anon(worker.pid)
-        worker.wire.send(("cells", [(loaded.cell.number, loaded.place) for loaded in fresh]))
+        # The death of a worker is noticed where all that it had done before has been read.
+        with suppress(WireClosedError):
+            worker.wire.send(("cells", [(loaded.cell.number, loaded.place) for loaded in fresh]))
         if first and self._flight:
             self._news.append(CellStarted(self._flight[0].cell, self._name))
 
@@ -356,12 +370,16 @@ class _Lane:
 
     def _started(self) -> WorkerProcess:
         try:
-            return self._slot.start()
+            worker = self._slot.start()
         except OSError as error:
             raise DeviceError(
                 f"cannot start worker processes with {sys.executable!r}: {error}; "
                 "use executor='threads' or 'serial'"
             ) from error
+        if self._work.stopped:
+            # Who cancelled the run meanwhile found no worker to kill.
+            worker.kill()
+        return worker
 
     def _tell(self) -> None:
         if self._news:
@@ -422,9 +440,10 @@ class _Lane:
         if self._job.keep_outputs:
             peak = self._peak_bytes - self._idle_bytes
         self._places.append(number)
-        taken = sum(seconds)
-        if taken < _FAST_SECONDS:
-            self._depth = max(2, min(self._parcel.places, int(_QUEUED_SECONDS / max(taken, 1e-6))))
+        self._pace_seconds = max(sum(seconds), _FORGETTING * self._pace_seconds)
+        if self._pace_seconds < _FAST_SECONDS:
+            queued = int(_QUEUED_SECONDS / max(self._pace_seconds, 1e-6))
+            self._depth = max(2, min(self._parcel.places, queued))
         else:
             self._depth = 1
         self._stillborn = 0
@@ -452,8 +471,9 @@ class _Lane:
         self._flight.clear()
         if death is None or self._work.stopped:
             return
-        if cells and cells[0].number == death.number:
-            if not self._retried(cells[0], death):
+        killer = next((cell for cell in cells if cell.number == death.number), None)
+        if killer is not None:
+            if not self._retried(killer, death, unheard=killer is not cells[0]):
                 return
         elif not self._was_warm:
             self._stillborn += 1
@@ -474,12 +494,18 @@ class _Lane:
         self._slot.worker = self._worker = None
         return None if worker is None else worker.reap()
 
-    def _retried(self, cell: Cell, death: Death) -> bool:
-        """Tell that a cell is done again, or end the run if it must not be."""
+    def _retried(self, cell: Cell, death: Death, *, unheard: bool) -> bool:
+        """Tell that a cell is done again, or end the run if it must not be.
+
+        Parameters
+        ----------
+        unheard : bool
+            Whether other cells would be done again too, of which it was not heard that they are.
+        """
         stage, reason = death.stage, f"{self._name} {death.reason}"
         writes = stage == "store" or (stage == "compute" and self._job.function_type == "block")
-        if writes and self._work.in_place:
-            why = f"{reason} in stage '{stage}', which changes the source it reads"
+        if (writes or unheard) and self._work.in_place:
+            why = f"{reason} in stage '{stage}', perhaps after changing what it reads"
         elif self._work.kills_again(cell):
             why = f"{reason} in stage '{stage}', for the second time"
         else:
