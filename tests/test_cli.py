@@ -178,7 +178,8 @@ def test_arguments_of_the_function_and_options_are_kept_apart(
 
 @pytest.mark.parametrize("options", ["", "--dtype float64", "-a dtype=own"])
 def test_what_a_function_declares_is_heeded(say: Say, options: str) -> None:
-    status, out, err = say(f"plan cli_filters:typed a.npy --processes serial --json {options}")
+    words = f"plan cli_filters:typed a.npy --processes serial --size-max 8 --json {options}"
+    status, out, err = say(words)
     assert (status, err) == (0, "")
     assert set(json.loads(out)["overlap"]) == {4}
 
@@ -231,7 +232,7 @@ def test_plan_prints_the_plan_and_creates_nothing(folder: Path) -> None:
     out, err = command(f"plan {words} --json")
     expected = bp.plan(ndimage.median_filter, "a.npy", "m.npy", halo=1, processes=2, size=3)
     told, wanted = json.loads(out), expected.to_dict()
-    for moving in ("host_bytes", "host_limit"):
+    for moving in ("host_bytes", "host_limit", "worker_limit_bytes"):
         del told[moving], wanted[moving]
     assert (told, err) == (wanted, "")
     assert sorted(os.listdir()) == before

@@ -372,9 +372,9 @@ def _in_one_piece(target: Array, array: Array) -> memoryview | None:
     if target.nbytes < _PIECE_BYTES or array.shape != target.shape or array.dtype != target.dtype:
         return None
     if target.flags.c_contiguous and array.flags.c_contiguous:
-        return memoryview(array.reshape(-1).view(np.uint8))
+        return array.reshape(-1).view(np.uint8).data
     if target.flags.f_contiguous and array.flags.f_contiguous:
-        return memoryview(array.reshape(-1, order="F").view(np.uint8))
+        return array.reshape(-1, order="F").view(np.uint8).data
     return None
 
 
