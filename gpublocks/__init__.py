@@ -1,29 +1,36 @@
-"""gpublocks: run a function over an n-D image that does not fit in memory, block by block."""
+"""gpublocks: run a function over an n-D image that does not fit in memory, block by block.
 
-from gpublocks import block_processing, errors, io
-from gpublocks.block_processing import (
-    block_axes,
-    block_sizes,
-    plan,
-    process,
-    process_block_block,
-    process_block_source,
-    split_into_blocks,
-)
-from gpublocks.blocks import Block
-from gpublocks.errors import (
-    ArgumentTypeError,
-    BlockError,
-    BudgetError,
-    DeviceError,
-    GpublocksError,
-    PlanError,
-    RunCancelledError,
-    SinkError,
-    SourceError,
-    WorkerDiedError,
-)
-from gpublocks.planning import Plan
+The names are imported when they are first used, so that ``import gpublocks`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpublocks import block_processing, errors, io
+    from gpublocks.block_processing import (
+        block_axes,
+        block_sizes,
+        plan,
+        process,
+        process_block_block,
+        process_block_source,
+        split_into_blocks,
+    )
+    from gpublocks.blocks import Block
+    from gpublocks.errors import (
+        ArgumentTypeError,
+        BlockError,
+        BudgetError,
+        DeviceError,
+        GpublocksError,
+        PlanError,
+        RunCancelledError,
+        SinkError,
+        SourceError,
+        WorkerDiedError,
+    )
+    from gpublocks.planning import Plan
 
 __version__ = "0.1.0"
 
@@ -52,3 +59,17 @@ __all__ = [
     "process_block_source",
     "split_into_blocks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("block_processing", "errors", "io"):
+        return import_module(f"{__name__}.{name}")
+    homes = {"Block": "blocks", "Plan": "planning"}
+    home = homes.get(name, "errors" if name.endswith("Error") else "block_processing")
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
