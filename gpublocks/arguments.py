@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks import executors, gpus, io, machine
+from gpublocks import executors, io, machine
 from gpublocks.budget import Need, parse_bytes
 from gpublocks.contracts import NewSink, Sink, Source
 from gpublocks.errors import ArgumentTypeError, DeviceError, PlanError, SinkError
@@ -140,6 +140,8 @@ def _choose(executor: Any, processes: int | str | None, device: Any) -> Choice:
     if workers > _MOST_WORKERS:
         raise PlanError(f"processes is {workers}; at most {_MOST_WORKERS} are started")
     if device not in (None, "auto", "cpu"):
+        from gpublocks import gpus
+
         status = gpus.gpu_status()
         raise DeviceError(
             f"device is {device!r}, but this version computes on CPUs only; use device='cpu'"

@@ -4,7 +4,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -198,6 +197,8 @@ def check_function(
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         for name in kwargs:
             if name not in names:
+                from difflib import get_close_matches
+
                 close = get_close_matches(name, [*own, *names], n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ArgumentTypeError(
