@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 __all__ = ["Case", "Figure", "Way", "make_cases"]
@@ -433,11 +434,14 @@ def _memory_growth(shape: tuple[int, ...], rounds: int) -> Case:
         factor: (shape[0] * factor // side, shape[1] * side, shape[2])
         for factor, side in ((1, 1), (4, 2), (16, 4))
     }
+    blocks = {"axes": "all", "size_max": min(shape) // 2 + 16, "optimization": False}
     ways: list[Way] = []
     figures: list[Figure] = []
     for name in (_FILES_PROCESSES, _FILES_THREADS, _MEMORY_PROCESSES):
         grown = {
-            factor: _ours(name, _GAUSSIAN, size, label=f"{name}, {factor}x", fresh=True)
+            factor: _ours(
+                name, _GAUSSIAN, size, label=f"{name}, {factor}x", fresh=True, sizes=blocks
+            )
             for factor, size in volumes.items()
         }
         ways += grown.values()
@@ -454,7 +458,7 @@ def _memory_growth(shape: tuple[int, ...], rounds: int) -> Case:
     return Case(
         "memory-growth",
         "gaussian over 1, 4 and 16 times a volume: memory as above, and what the plan predicted",
-        {"shapes": list(volumes.values())},
+        {"shapes": list(volumes.values()), **blocks},
         "the plan's peak_bytes, which is what the run takes beyond its idle workers",
         tuple(ways),
         tuple(figures),
@@ -470,14 +474,15 @@ def _ours(
     *,
     label: str | None = None,
     fresh: bool = False,
+    sizes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Way:
-    """Return the way of an executor, with sizes chosen automatically."""
+    """Return the way of an executor, with sizes chosen automatically unless given."""
     executor, in_memory = _EXECUTORS[name]
     return _way(
         label or name,
         work,
         shape,
-        options={"executor": executor, "processes": _WORKERS, "halo": work.halo},
+        options={"executor": executor, "processes": _WORKERS, "halo": work.halo, **sizes},
         warm=_WARM[executor],
         in_memory=in_memory,
         fresh=fresh,

@@ -5,7 +5,6 @@ import mmap
 import os
 import shutil
 import stat
-import weakref
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -33,9 +32,6 @@ from gpublocks.voxels import (
 )
 
 __all__ = ["Address", "Mapped", "Sink", "Source", "find"]
-
-_PIECE_BYTES = 1 << 16
-"""What lies in one piece in the file and is at least so long is written without the map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +158,7 @@ class Source:
         If the file is missing, damaged, or not a plain NPY file.
     """
 
-    __slots__ = ("__weakref__", "_address", "_array", "_fd", "_map", "_partial", "_stamp", "unit")
+    __slots__ = ("__weakref__", "_address", "_array", "_map", "_partial", "_stamp", "unit")
 
     name = "Memmap-Source"
     reach = Reach.MACHINE
@@ -181,7 +177,6 @@ class Source:
         self._address = location
         self._array = array
         self._map = _map_of(array)
-        self._fd: int | None = None
         self._partial = partial
         self._stamp = _stamp(location.path)
         self.unit = (1,) * len(location.shape)
@@ -257,34 +252,7 @@ class Source:
             raise SinkError(f"{self.location} was opened read-only; pass its path as the sink")
         mapped = self.array
         self._check_mapped()
-        voxels = _in_one_piece(mapped[region.slices], array)
-        if voxels is None:
-            put(mapped, region, array)
-        else:
-            self._write_piece(voxels, byte_range(mapped[region.slices])[0] - byte_range(mapped)[0])
-
-    def _write_piece(self, voxels: memoryview, start: int) -> None:
-        """Write bytes that follow each other in the file, from a byte of the array on.
-
-        The system marks each page that is first written through a map, which takes longer than
-        handing it many pages at once: 0.12 s against 0.05 s for 256 MB (ext4, Linux 6.18). Maps
-        of the file see what was written.
-        """
-        if self._fd is None:
-            self._fd = os.open(self.location, os.O_WRONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._fd)
-            status = os.fstat(self._fd)
-            if (status.st_dev, status.st_ino) != self._address.file:
-                raise SinkError(f"{self.location} was replaced by another file; start again")
-        start += self._address.offset
-        try:
-            while voxels:
-                written = os.pwrite(self._fd, voxels, start)
-                voxels, start = voxels[written:], start + written
-        except OSError as error:
-            raise SinkError(
-                error.errno, f"cannot write into {self.location}: {error.strerror}"
-            ) from error
+        put(mapped, region, array)
 
     def sync(self) -> None:
         """Make what any process wrote to the file durable.
@@ -365,17 +333,6 @@ class Source:
                 f"{self.location} shrank while mapped, from {end} bytes or more to "
                 f"{self._map.size()}; write files anew instead of changing them"
             )
-
-
-def _in_one_piece(target: Array, array: Array) -> memoryview | None:
-    """Return the bytes of an array, if it can be written to the target as they are, in one go."""
-    if target.nbytes < _PIECE_BYTES or array.shape != target.shape or array.dtype != target.dtype:
-        return None
-    if target.flags.c_contiguous and array.flags.c_contiguous:
-        return array.reshape(-1).view(np.uint8).data
-    if target.flags.f_contiguous and array.flags.f_contiguous:
-        return array.reshape(-1, order="F").view(np.uint8).data
-    return None
 
 
 @dataclass(frozen=True, slots=True)
