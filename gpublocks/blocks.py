@@ -99,19 +99,9 @@ class Slice:
     @property
     def unit(self) -> tuple[int, ...]:
         """That of the source where the view begins with one, else the length of the axis."""
-        shape = self.shape
         if self._voxels is not None:
-            return (1,) * len(shape)
-        units: list[int] = []
-        parts = zip(self.slicing, self.source.unit, self.lower, strict=True)
-        for part, unit, lower in parts:
-            if not isinstance(part, int):
-                # No multiple of one number avoids the units of the source if the view begins
-                # inside of one; a single writer for the whole axis does.
-                dense = isinstance(part, slice) and part.step in (None, 1)
-                fits = unit == 1 or (dense and lower % unit == 0)
-                units.append(unit if fits else shape[len(units)])
-        return tuple(units)
+            return (1,) * len(self.shape)
+        return slc.sliced_unit(self.slicing, self.source.shape, self.source.unit)
 
     @property
     def single_writer(self) -> bool:

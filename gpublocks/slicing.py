@@ -19,6 +19,7 @@ __all__ = [
     "simplify",
     "sliced_shape",
     "sliced_slicing",
+    "sliced_unit",
     "slicing_text",
     "slicing_within",
     "unpack_slicing",
@@ -92,6 +93,25 @@ def sliced_shape(slicing: Any, shape: Sequence[int]) -> tuple[int, ...]:
     """
     seen = _seen(slicing, shape)
     return tuple([len(part) for part in seen if not isinstance(part, int)])
+
+
+def sliced_unit(slicing: Any, shape: Sequence[int], unit: Sequence[int]) -> tuple[int, ...]:
+    """Return the smallest box that a part of an array may be written in, for each of its axes.
+
+    It is the array's own unit where the part begins with one. Where it begins inside of one, no
+    multiple of one number avoids the units of the array, but one writer for the whole axis does.
+
+    Examples
+    --------
+    >>> sliced_unit((slice(8, 40), slice(3, 20), 0), (64, 64, 64), (8, 8, 8))
+    (8, 17)
+    """
+    units: list[int] = []
+    for part, step in zip(_seen(slicing, shape), unit, strict=True):
+        if not isinstance(part, int):
+            dense = isinstance(part, range) and part.step == 1 and part.start % step == 0
+            units.append(step if step == 1 or dense else len(part))
+    return tuple(units)
 
 
 def sliced_slicing(second: Any, first: Any, shape: Sequence[int]) -> Slicing:

@@ -8,7 +8,14 @@ import numpy as np
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import PlanError
 from gpublocks.geometry import Region
-from gpublocks.slicing import Slicing, simplify, sliced_shape, sliced_slicing, unpack_slicing
+from gpublocks.slicing import (
+    Slicing,
+    simplify,
+    sliced_shape,
+    sliced_slicing,
+    sliced_unit,
+    unpack_slicing,
+)
 from gpublocks.voxels import (
     source_array,
     source_info,
@@ -52,9 +59,10 @@ class Sliced:
         shape = sliced_shape(slicing, whole)
         if not shape:
             raise PlanError(f"slicing {given} of {self.base_source!r} leaves a scalar (0 axes)")
+        unit = sliced_unit(slicing, whole, self.base_source.unit)
         object.__setattr__(self, "base_slicing", slicing)
         object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "unit", self._unit())
+        object.__setattr__(self, "unit", unit)
 
     ndim = property(source_ndim)
     size = property(source_size)
@@ -163,19 +171,6 @@ class Sliced:
         if not Region.whole(self.shape).contains(region):
             raise PlanError(f"region {region.start} to {region.stop} leaves {self!r}")
         return sliced_slicing(region.slices, self.base_slicing, self.base_shape)
-
-    def _unit(self) -> tuple[int, ...]:
-        """Return the base's unit where the part begins with one, else the whole length.
-
-        Where it begins inside of a unit no multiple of one number avoids shared units, but one
-        writer for the whole axis does.
-        """
-        units: list[int] = []
-        for part, unit in zip(self.base_slicing, self.base_source.unit, strict=True):
-            if isinstance(part, slice):
-                fits = (part.start or 0) % unit == 0 and part.step is None
-                units.append(unit if fits or unit == 1 else self.shape[len(units)])
-        return tuple(units)
 
 
 def _check(axis: int, part: Any, length: int) -> None:
