@@ -58,13 +58,18 @@ class Budget:
     host_bytes : int
         Bytes of host memory that may be in flight, over all workers.
     workers : int
-        Cells in flight at once.
+        Cells in flight at once; where devices compute, their number.
     core_cache_bytes : int
         Cache that one worker has for itself (level 2).
     cache_bytes : int
         Its share of all cache: its own and its part of the last level.
     reason : str
         What sets `host_bytes`: ``'memory=8GB'``, ``'cgroup limit'``, ``'available memory'``.
+    device_bytes : int or None
+        Bytes that may be taken on each device that computes, the one with the least memory
+        deciding; None where the workers compute in host memory.
+    device_reason : str
+        What sets `device_bytes`: ``"80 % of free GPU memory (NVML) of cuda:1 (12 GB)"``.
     """
 
     host_bytes: int
@@ -72,6 +77,8 @@ class Budget:
     core_cache_bytes: int = 1 << 20
     cache_bytes: int = 4 << 20
     reason: str = "available memory"
+    device_bytes: int | None = None
+    device_reason: str = ""
 
 
 def parse_bytes(value: int | str) -> int:

@@ -14,7 +14,9 @@ __all__ = [
     "Array",
     "CellDone",
     "CellFailed",
+    "CellRefused",
     "CellRetried",
+    "CellSplit",
     "CellStarted",
     "DType",
     "Device",
@@ -24,18 +26,24 @@ __all__ = [
     "Filter",
     "NewSink",
     "Order",
+    "Outcome",
     "OutputWritten",
     "Reach",
     "Run",
     "Sink",
     "Source",
     "Stage",
+    "StreamDevice",
+    "Trouble",
 ]
 
 Array = npt.NDArray[Any]
 DType = np.dtype[Any]
 Order = Literal["C", "F"]
 Stage = Literal["load", "compute", "store"]
+Trouble = Literal["memory", "fatal", "user"]
+"""What an error means for a device: it ran out of memory, it is lost for this process, or nothing:
+the error is the function's own."""
 
 
 class Reach(IntEnum):
@@ -202,7 +210,10 @@ class CellDone:
     outputs : tuple of ndarray
         Cropped results, where the job keeps them instead of storing them.
     peak_bytes : int or None
-        Measured growth of the worker's anonymous memory, where it was measured.
+        Most memory that the worker took for the cell, its input included, where it was measured:
+        growth of a process's anonymous memory; input and memory pool of a GPU.
+    idle_seconds : float or None
+        How long the device had nothing to compute before this cell, where it tells.
     """
 
     cell: Cell
@@ -214,15 +225,40 @@ class CellDone:
     value: Any = None
     outputs: tuple[Array, ...] = ()
     peak_bytes: int | None = None
+    idle_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CellRetried:
-    """A worker died of a cell, which goes to another one."""
+    """A cell that a worker or device failed at is tried once more, by the same or another one."""
 
     cell: Cell
     worker: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellSplit:
+    """A cell is computed in parts, since a device has no memory for it in one piece."""
+
+    cell: Cell
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CellRefused:
+    """No device could do a cell, through no fault of the function's; the run goes on without it.
+
+    Parameters
+    ----------
+    error : Exception
+        What would be raised if nobody else could do the cell.
+    """
+
+    cell: Cell
+    worker: str
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +280,7 @@ class OutputWritten:
     worker: str = field(default="")
 
 
-Event = CellStarted | CellDone | CellRetried | CellFailed | OutputWritten
+Event = CellStarted | CellDone | CellRetried | CellSplit | CellRefused | CellFailed | OutputWritten
 
 
 class Run(Protocol):
@@ -265,11 +301,11 @@ class Run(Protocol):
 
 
 class Device(Protocol):
-    """Where the stream executor computes."""
+    """Processors that compute in host memory."""
 
     @property
     def name(self) -> str:
-        """For messages: ``'cpu'``, ``'cuda:0'``."""
+        """For messages: ``'cpu'``."""
 
     @property
     def lanes(self) -> int:
@@ -277,6 +313,119 @@ class Device(Protocol):
 
     def compute(self, function: Callable[[], Any]) -> Any:
         """Call a function on this device and return what it returned."""
+
+
+class Outcome(Protocol):
+    """What came of a computation on a `StreamDevice`; known once an event after it was reached."""
+
+    @property
+    def seconds(self) -> float:
+        """Time that the device took for it."""
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """How long the device had nothing to compute before it; None for the first one."""
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Most memory that was taken, beyond what `StreamDevice.allocate` gave; None if unknown."""
+
+    def result(self) -> Any:
+        """Return what the function returned, or raise what it raised."""
+
+
+class StreamDevice(Protocol):
+    """A processor with memory and streams of its own, such as a GPU.
+
+    Operations on one stream are done in their order, those on different streams in any, all of
+    them some time after the call that asks for them. Every method may be called from any thread.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages: ``'cuda:0'``."""
+
+    def memory(self) -> tuple[int, int]:
+        """Return free and total memory in bytes."""
+
+    def allocate(self, nbytes: int) -> Any:
+        """Return memory of the device, its bytes not set. Kept until `close`."""
+
+    def allocate_pinned(self, nbytes: int) -> Array:
+        """Return page-locked host memory as a 1-D array of uint8. Kept until `close`."""
+
+    def stream(self) -> Any:
+        """Return a new stream."""
+
+    def event(self) -> Any:
+        """Return a new event, recorded once, so that nothing ever waits for it in vain."""
+
+    def record(self, event: Any, stream: Any) -> None:
+        """Let an event be reached when all that was asked of a stream so far is done."""
+
+    def wait(self, stream: Any, event: Any) -> None:
+        """Let a stream go on only when an event, as recorded last, is reached."""
+
+    def sync(self, event: Any) -> None:
+        """Return when an event, as recorded last, is reached; raise if the device is lost."""
+
+    def upload(self, target: Any, source: Array, stream: Any) -> None:
+        """Copy page-locked bytes to the first bytes of device memory."""
+
+    def download(self, target: Array, source: Any, stream: Any) -> None:
+        """Copy the first bytes of device memory to page-locked ones."""
+
+    def host_access(self, array: Array, mode: Literal["r", "w"]) -> None:
+        """Note that this thread is about to read or write page-locked memory."""
+
+    def view(
+        self, memory: Any, offset: int, shape: tuple[int, ...], dtype: DType, order: Order
+    ) -> Any:
+        """Return an array in device memory, from a byte offset on."""
+
+    def compute(
+        self,
+        call: Callable[[], Any],
+        stream: Any,
+        *,
+        reads: tuple[Any, ...],
+        writes: tuple[Any, ...],
+        measure: bool = False,
+    ) -> Outcome:
+        """Call a function whose array operations go to a stream.
+
+        Parameters
+        ----------
+        call : callable
+            May use `view`, `copy` and `to_host`.
+        reads, writes : tuple
+            Memory of `allocate` that it uses; what it reads it may change too.
+        measure : bool
+            Whether `Outcome.peak_bytes` includes what is taken beside the memory pool.
+
+        Raises
+        ------
+        Exception
+            What the function raises is raised here, or by `Outcome.result`.
+        """
+
+    def copy(self, target: Any, array: Any) -> None:
+        """Copy an array of the device or the host to a view of the same shape, cast to its type."""
+
+    def to_host(self, value: Any) -> Any:
+        """Return a value with each array of the device in it replaced by a NumPy array."""
+
+    def classify(self, error: BaseException) -> Trouble:
+        """Tell what an error means for this device."""
+
+    def trim(self) -> None:
+        """Give back memory that is kept for later. For the thread that computes."""
+
+    def retire(self, reason: str) -> None:
+        """Note that this process is not to use the device again."""
+
+    def close(self) -> None:
+        """Wait for what is under way and give everything back."""
 
 
 class Executor(Protocol):

@@ -9,6 +9,7 @@ Each one also derives from the builtin that a stranger would catch::
     ├── SourceError (OSError, ValueError)    something that cannot be read
     ├── SinkError (OSError, ValueError)      something that cannot be written
     ├── DeviceError (RuntimeError)           a device that is missing or unusable
+    │   └── DeviceMemoryError (MemoryError)  ... or has no memory left for a block
     ├── BlockError (RuntimeError)            one block failed
     │   └── WorkerDiedError                  ... and took its worker process along
     └── RunCancelledError (CancelledError)   somebody cancelled the run
@@ -21,6 +22,7 @@ __all__ = [
     "BlockError",
     "BudgetError",
     "DeviceError",
+    "DeviceMemoryError",
     "GpublocksError",
     "PlanError",
     "RunCancelledError",
@@ -56,6 +58,10 @@ class SinkError(GpublocksError, OSError, ValueError):
 
 class DeviceError(GpublocksError, RuntimeError):
     """A device was asked for that is missing or unusable."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A device has no memory left for a block, in however small parts."""
 
 
 class BlockError(GpublocksError, RuntimeError):

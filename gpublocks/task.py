@@ -28,19 +28,25 @@ class Choice:
     Parameters
     ----------
     name : str
-        ``'serial'``, ``'threads'``, ``'processes'``, or the name of `given`.
+        ``'serial'``, ``'threads'``, ``'processes'``, ``'cuda'``, or the name of `given`.
     workers : int
-        Cells in flight at once.
+        Cells in flight at once; for ``'cuda'`` the number of devices.
     reason : str
         Why this one.
     given : Executor or None
         An executor object of the user's.
+    devices : tuple of int
+        Numbers of the CUDA devices that compute.
+    otherwise : Choice or None
+        Who does what the devices cannot do; None if nobody may.
     """
 
     name: str
     workers: int
     reason: str
     given: Executor | None = None
+    devices: tuple[int, ...] = ()
+    otherwise: "Choice | None" = None
 
 
 @dataclass(frozen=True, slots=True)

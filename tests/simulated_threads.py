@@ -1,6 +1,6 @@
 """Threads of which one runs at a time, chosen by a seed: a run can be repeated, a deadlock seen.
 
-`SimulatedThreads` is a `gpublocks.executors.stream.Concurrency`. Its threads are real ones, but
+`SimulatedThreads` is a `gpublocks.concurrency.Concurrency`. Its threads are real ones, but
 only the one that holds the baton runs; it hands the baton on at every operation of a queue, a lock
 or a thread. A thread can be chosen when what it waits for is there. Where none can be chosen, all
 are ended, and the thread that made the `SimulatedThreads` gets a `DeadlockError` that says what

@@ -1,49 +1,17 @@
 """Cells streamed through the lanes of one or more devices by threads. Touches threads."""
 
-import queue
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+from gpublocks.concurrency import Concurrency, Threads
 from gpublocks.contracts import CellFailed, CellStarted, Device, Event
 from gpublocks.geometry import Cell
 from gpublocks.job import Buffers, Job, execute
 from gpublocks.running import EventRun
 
-__all__ = ["Concurrency", "StreamExecutor", "Threads"]
-
-
-class Concurrency(Protocol):
-    """What the engine takes from the threading library, so that a test can drive it."""
-
-    def start(self, target: Callable[[], None], name: str) -> Any:
-        """Start a thread, to be waited for with its ``join()``."""
-
-    def queue(self, maxsize: int) -> Any:
-        """Return a bounded queue with ``put`` and ``get``."""
-
-    def lock(self) -> Any:
-        """Return a lock, used as a context manager."""
-
-
-class Threads:
-    """Threads of the standard library."""
-
-    def start(self, target: Callable[[], None], name: str) -> threading.Thread:
-        """Start a thread that does not keep the interpreter alive."""
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
-        return thread
-
-    def queue(self, maxsize: int) -> "queue.Queue[Any]":
-        """Return a bounded queue."""
-        return queue.Queue(maxsize)
-
-    def lock(self) -> threading.Lock:
-        """Return a lock."""
-        return threading.Lock()
+__all__ = ["StreamExecutor"]
 
 
 class StreamExecutor:
