@@ -9,7 +9,7 @@ import numpy as np
 
 from gpublocks.errors import ArgumentTypeError
 
-__all__ = ["array_namespace", "is_device_array", "ndimage"]
+__all__ = ["array_namespace", "as_array", "is_device_array", "ndimage", "to_host"]
 
 
 def array_namespace(x: Any) -> ModuleType:
@@ -51,3 +51,21 @@ def ndimage(x: Any) -> ModuleType:
 def is_device_array(x: Any) -> bool:
     """Tell whether the voxels lie in the memory of a GPU, whatever library holds them."""
     return hasattr(x, "__cuda_array_interface__")
+
+
+def as_array(x: Any) -> Any:
+    """Return an array of NumPy or CuPy as it is, one of another library of GPUs as CuPy's.
+
+    Returns
+    -------
+    numpy.ndarray, cupy.ndarray or None
+        None if `x` is no array.
+    """
+    if isinstance(x, np.ndarray) or not is_device_array(x):
+        return x if isinstance(x, np.ndarray) else None
+    return import_module("cupy").asarray(x)
+
+
+def to_host(x: Any) -> Any:
+    """Return an array as one of NumPy."""
+    return x.get() if is_device_array(x) else x

@@ -7,7 +7,11 @@ from typing import Literal
 
 from gpublocks.errors import ArgumentTypeError, PlanError
 
-__all__ = ["Budget", "Need", "format_bytes", "parse_bytes"]
+__all__ = ["SLOTS", "Budget", "Need", "format_bytes", "parse_bytes"]
+
+SLOTS = 2
+"""Blocks for which a device with streams has memory on each side of a copy: while one is copied,
+the next is loaded, or the one before computed."""
 
 _UNITS = {
     "": 1,

@@ -300,6 +300,7 @@ class Run(Protocol):
         """Cancel if `cancel_futures`; wait for the end unless called by the consuming thread."""
 
 
+@runtime_checkable
 class Device(Protocol):
     """Processors that compute in host memory."""
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gpublocks.arrays import as_array, to_host
 from gpublocks.blocks import Block, Slice
 from gpublocks.contracts import (
     Array,
@@ -24,8 +25,9 @@ from gpublocks.contracts import (
     Source,
     Stage,
 )
+from gpublocks.dividing import common_unit, halves, pieces
 from gpublocks.errors import BlockError
-from gpublocks.geometry import Cell
+from gpublocks.geometry import Cell, Region
 from gpublocks.grid import Grid
 from gpublocks.io.staged import Staged
 
@@ -67,6 +69,8 @@ class Job:
     casting : str or None
         A casting rule of `numpy.can_cast`; None casts like assignment does, but refuses values
         that an integer sink cannot hold.
+    divisible : bool
+        Whether the parts of a cell, each with its overlap, have the voxels of the whole.
     """
 
     function: Callable[..., Any]
@@ -81,6 +85,7 @@ class Job:
     return_result: bool = False
     keep_outputs: bool = False
     casting: str | None = None
+    divisible: bool = False
 
     def load(self, cell: Cell, buffers: "Buffers | None" = None) -> list[Any]:
         """Return the arguments of the function for a cell: arrays or blocks.
@@ -102,6 +107,31 @@ class Job:
         if self.function_type == "block":
             blocks += [self._block(sink, cell, writable=True) for sink in self.sinks]
         return blocks
+
+    def reads(self, cell: Cell, size: int) -> list[list[Region]]:
+        """Return for each source the regions that together are a cell's, of some `size` bytes."""
+        return [
+            pieces(cell.read_in(s.shape), max(1, size // s.dtype.itemsize), s.order, s.unit)
+            for s in self.sources
+        ]
+
+    def writes(self, cell: Cell, size: int) -> list[list[Region]]:
+        """Return for each sink the regions that together are a cell's, of some `size` bytes."""
+        return [
+            [cell.valid_in(s.shape)]
+            if s.single_writer
+            else pieces(cell.valid_in(s.shape), max(1, size // s.dtype.itemsize), s.order, s.unit)
+            for s in self.sinks
+        ]
+
+    def halves(self, cell: Cell) -> tuple[Cell, Cell] | None:
+        """Return two cells that together have the voxels of this one; None if there are none."""
+        if not self.divisible or self.keep_outputs or self.return_result:
+            return None
+        grid = self.grid
+        context = {a: (s.overlap + 1) // 2 for a, s in zip(grid.axes, grid.splits, strict=True)}
+        unit = common_unit([sink.unit for sink in self.sinks], len(grid.shape))
+        return halves(cell, context, unit)
 
     def compute(
         self, cell: Cell, arguments: list[Any], call: CallOn
@@ -236,6 +266,7 @@ def execute(
         loaded = perf_counter()
         stage = "compute"
         value, outputs = job.compute(cell, arguments, call)
+        outputs = tuple(map(to_host, outputs))
         computed = perf_counter()
         stage = "store"
         written = 0
@@ -287,8 +318,9 @@ def _valid(cell: Cell, result: Any) -> Array:
 def _as_array(result: Any) -> Array:
     if isinstance(result, np.ma.MaskedArray):
         raise BlockError("returned a MaskedArray, expected an array; convert it with .filled()")
-    if isinstance(result, np.ndarray):
-        return result
+    array: Array | None = as_array(result)
+    if array is not None:
+        return array
     if isinstance(result, Source):
         return np.asarray(result)
     kind = "None" if result is None else f"a {type(result).__name__}"

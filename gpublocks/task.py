@@ -10,6 +10,7 @@ import numpy as np
 
 from gpublocks.budget import Need
 from gpublocks.contracts import DType, Executor, NewSink, Sink, Source
+from gpublocks.dividing import common_unit
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.job import FunctionType
 from gpublocks.masking import Mask
@@ -113,12 +114,7 @@ class Task:
     @property
     def units(self) -> tuple[int, ...]:
         """Write unit of all sinks together, for each axis of the first source."""
-        ndim = len(self.sources[0].shape)
-        units = np.ones(ndim, dtype=np.int64)
-        for sink in self.existing_sinks:
-            for axis, length in enumerate(sink.unit[:ndim]):
-                units[axis] = np.lcm(units[axis], length)
-        return tuple(units.tolist())
+        return common_unit([sink.unit for sink in self.existing_sinks], len(self.sources[0].shape))
 
 
 def name_of(function: Callable[..., Any]) -> str:

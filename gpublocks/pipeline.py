@@ -1,0 +1,351 @@
+"""One device's cells: each is loaded, computed and stored while others are. Touches threads.
+
+Three threads: one loads, one computes, one stores. Memory goes round between them: page-locked
+slots and slots of the device, two of each for what goes in and two for what comes out. Who passes
+a slot on has recorded the event that the next one waits for, so that nobody waits for an event of
+the past. The copies to the device, its computations and the copies from it have a stream each.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from gpublocks.budget import SLOTS
+from gpublocks.concurrency import Concurrency
+from gpublocks.contracts import (
+    Array,
+    CellDone,
+    CellStarted,
+    Event,
+    Outcome,
+    Sink,
+    Source,
+    Stage,
+    StreamDevice,
+)
+from gpublocks.crew import Crew
+from gpublocks.feed import Feed, Work
+from gpublocks.geometry import Cell, Region
+from gpublocks.job import Job
+from gpublocks.recovery import MOST_HALVINGS, Recovery
+from gpublocks.slots import DeviceSlot, HostSlot, places, total_bytes
+
+__all__ = ["Pipeline"]
+
+_PIECE_BYTES = 4 << 20
+"""What one thread copies at once between an array and a slot: some 1 ms."""
+
+
+@dataclass(slots=True)
+class _Item:
+    """A cell on its way through the three threads."""
+
+    work: Work
+    stage: Stage = "load"
+    error: BaseException | None = None
+    slot: DeviceSlot | None = None
+    host: HostSlot | None = None
+    outcome: Outcome | None = None
+    started: float = 0.0
+    load_seconds: float = 0.0
+    read_bytes: int = 0
+
+
+class Pipeline:
+    """Takes cells through one device.
+
+    What becomes of a cell that fails is decided by a `Recovery`, in the thread that stores.
+
+    Parameters
+    ----------
+    job : Job
+    device : StreamDevice
+    feed : Feed
+    crew : Crew
+        Threads that copy between arrays and page-locked memory.
+    put : callable
+        Called with each event.
+    concurrency : Concurrency
+    storing : context manager
+        Held while a cell is stored.
+    refuse : bool
+        Whether what cannot be done is announced, instead of failing the run.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        device: StreamDevice,
+        feed: Feed,
+        *,
+        crew: Crew,
+        put: Callable[[Event], None],
+        concurrency: Concurrency,
+        storing: AbstractContextManager[Any],
+        refuse: bool,
+    ) -> None:
+        self._job = job
+        self._device = device
+        self._feed = feed
+        self._crew = crew
+        self._put = put
+        self._concurrency = concurrency
+        self._storing = storing
+        self._recovery = Recovery(job, device, feed, put, refuse=refuse)
+
+    @property
+    def lost(self) -> Exception | None:
+        """Why the device does nothing any more."""
+        return self._recovery.lost
+
+    def run(self) -> None:
+        """Do cells until there is none; in the thread that loads."""
+        try:
+            if self._open():
+                self._start()
+        finally:
+            self._device.close()
+
+    def _open(self) -> bool:
+        """Take streams and memory, for smaller blocks where needed; tell whether there is any."""
+        problem: Exception | None = None
+        for largest in self._smaller_and_smaller():
+            try:
+                self._take_memory(largest)
+                return True
+            except Exception as error:
+                problem = error
+            trouble = self._device.classify(problem)
+            if trouble == "user":
+                raise problem
+            self._device.close()
+            if trouble == "fatal":
+                break
+            self._device.trim()
+        if problem is not None:
+            self._recovery.lose(problem)
+        return False
+
+    def _smaller_and_smaller(self) -> Iterator[Cell]:
+        """Yield the largest cell twice, since memory may have been freed, and then parts of it."""
+        ranges = tuple((0, split.largest) for split in self._job.grid.splits)
+        cell = Cell(0, (0,) * len(self._job.grid.shape), self._job.grid.axes, ranges, ranges)
+        yield cell
+        yield cell
+        for _ in range(MOST_HALVINGS):
+            halves = self._job.halves(cell)
+            if halves is None:
+                return
+            cell = max(halves, key=lambda half: half.read_in(self._job.grid.shape).size)
+            yield cell
+
+    def _take_memory(self, largest: Cell) -> None:
+        device, sizes = self._device, self._bytes_of(largest)
+        self._most_bytes = sizes
+        self._in, self._compute_on, self._out = device.stream(), device.stream(), device.stream()
+        in_bytes, out_bytes = (max(1, nbytes) for nbytes in sizes)
+        self._device_out = [DeviceSlot.of(device, out_bytes) for _ in range(SLOTS)]
+        queue = self._concurrency.queue
+        self._device_in, self._host_in, self._host_out = queue(0), queue(0), queue(0)
+        for _ in range(SLOTS):
+            self._device_in.put(DeviceSlot.of(device, in_bytes))
+            self._host_in.put(HostSlot.of(device, in_bytes))
+            self._host_out.put(HostSlot.of(device, out_bytes))
+
+    def _bytes_of(self, cell: Cell) -> tuple[int, int]:
+        """Return the bytes that a cell takes in a slot of each kind."""
+        job = self._job
+        reads = [cell.read_in(source.shape) for source in job.sources]
+        writes = [cell.valid_in(sink.shape) for sink in job.sinks]
+        return total_bytes(places(job.sources, reads)), total_bytes(places(job.sinks, writes))
+
+    def _start(self) -> None:
+        """Run the three threads, of which the one that loads is this one."""
+        self._to_compute = self._concurrency.queue(0)
+        self._to_store = self._concurrency.queue(0)
+        name = self._device.name
+        threads = [
+            self._concurrency.start(self._compute_all, f"{name} compute", lasting=True),
+            self._concurrency.start(self._store_all, f"{name} store"),
+        ]
+        try:
+            self._load_all()
+        finally:
+            self._to_compute.put(None)
+            for thread in threads:
+                thread.join()
+
+    def _load_all(self) -> None:
+        while self.lost is None:
+            host = self._host_in.get()
+            work = self._feed.take()
+            if work is None:
+                return
+            if work.refused:
+                self._feed.give_back(work)
+            elif not self._fits(work.cell):
+                self._recovery.divide(
+                    work, f"{self._device.name} had no memory for as large a block"
+                )
+            else:
+                item = _Item(work, started=perf_counter())
+                if self._feed.begin(work):
+                    self._put(CellStarted(work.whole.cell, self._device.name))
+                try:
+                    self._load(item, host)
+                except BaseException as error:
+                    item.error = error
+                    self._recovery.note(error)
+                self._to_compute.put(item)
+            self._host_in.put(host)
+
+    def _fits(self, cell: Cell) -> bool:
+        sizes = zip(self._bytes_of(cell), self._most_bytes, strict=True)
+        return self._recovery.takes(cell) and all(size <= most for size, most in sizes)
+
+    def _load(self, item: _Item, host: HostSlot) -> None:
+        job, device, cell = self._job, self._device, item.work.cell
+        device.sync(host.copied)
+        regions = [cell.read_in(source.shape) for source in job.sources]
+        where = places(job.sources, regions)
+        tasks = [
+            partial(_read, device, source, piece, array[piece.within(region).slices])
+            for source, region, array, parts in zip(
+                job.sources, regions, host.arrays(where), job.reads(cell, _PIECE_BYTES), strict=True
+            )
+            for piece in parts
+        ]
+        self._crew.do(tasks)
+        item.load_seconds = perf_counter() - item.started
+        item.read_bytes = total_bytes(where)
+        item.slot = slot = self._device_in.get()
+        device.wait(self._in, slot.emptied)
+        device.upload(slot.memory, host.memory[: item.read_bytes], self._in)
+        device.record(host.copied, self._in)
+        device.record(slot.filled, self._in)
+
+    def _compute_all(self) -> None:
+        slots = itertools.cycle(self._device_out)
+        while (item := self._to_compute.get()) is not None:
+            if item.error is None and not self._recovery.skips:
+                try:
+                    self._compute(item, next(slots))
+                except BaseException as error:
+                    item.error = error
+                    self._recovery.note(error)
+            if item.slot is not None:
+                self._device_in.put(item.slot)
+            self._to_store.put(item)
+        self._to_store.put(None)
+
+    def _compute(self, item: _Item, out: DeviceSlot) -> None:
+        device, cell, slot = self._device, item.work.cell, item.slot
+        assert slot is not None
+        item.stage = "compute"
+        if self._recovery.full:
+            self._recovery.full = False
+            device.trim()
+        device.wait(self._compute_on, slot.filled)
+        device.wait(self._compute_on, out.emptied)
+        try:
+            item.outcome = device.compute(
+                partial(_call, self._job, cell, device, slot, out),
+                self._compute_on,
+                reads=(slot.memory,),
+                writes=(out.memory,),
+                measure=self._job.keep_outputs,
+            )
+        finally:
+            device.record(slot.emptied, self._compute_on)
+            device.record(out.filled, self._compute_on)
+        item.host = host = self._host_out.get()
+        device.wait(self._out, out.filled)
+        nbytes = 0 if self._job.keep_outputs else self._bytes_of(cell)[1]
+        device.download(host.memory[:nbytes], out.memory, self._out)
+        device.record(out.emptied, self._out)
+        device.record(host.copied, self._out)
+
+    def _store_all(self) -> None:
+        while (item := self._to_store.get()) is not None:
+            event = None
+            if item.error is None and not self._recovery.skips:
+                try:
+                    event = self._store(item)
+                except BaseException as error:
+                    item.error = error
+                    self._recovery.note(error)
+            if item.host is not None:
+                self._host_out.put(item.host)
+            if event is None:
+                self._recovery.settle(item.work, item.stage, item.error)
+            elif whole := self._feed.done(item.work, event):
+                self._put(whole)
+
+    def _store(self, item: _Item) -> CellDone:
+        job, device, cell = self._job, self._device, item.work.cell
+        host, outcome = item.host, item.outcome
+        assert host is not None
+        assert outcome is not None
+        device.sync(host.copied)
+        value, outputs = outcome.result()
+        item.stage = "store"
+        begun = perf_counter()
+        written = 0
+        if not job.keep_outputs:
+            written = self._write(cell, host)
+        return CellDone(
+            cell,
+            device.name,
+            item.started,
+            (item.load_seconds, outcome.seconds, perf_counter() - begun),
+            item.read_bytes,
+            written,
+            value,
+            outputs,
+            None if outcome.peak_bytes is None else outcome.peak_bytes + item.read_bytes,
+            outcome.idle_seconds,
+        )
+
+    def _write(self, cell: Cell, host: HostSlot) -> int:
+        job = self._job
+        regions = [cell.valid_in(sink.shape) for sink in job.sinks]
+        where = places(job.sinks, regions)
+        tasks = [
+            partial(_write, self._device, sink, piece, array[piece.within(region).slices])
+            for sink, region, array, parts in zip(
+                job.sinks, regions, host.arrays(where), job.writes(cell, _PIECE_BYTES), strict=True
+            )
+            for piece in parts
+        ]
+        with self._storing:
+            self._crew.do(tasks)
+        return total_bytes(where)
+
+
+def _read(device: StreamDevice, source: Source, region: Region, out: Array) -> None:
+    device.host_access(out, "w")
+    source.read(region, out=out)
+
+
+def _write(device: StreamDevice, sink: Sink, region: Region, array: Array) -> None:
+    device.host_access(array, "r")
+    sink.write(region, array)
+
+
+def _call(job: Job, cell: Cell, device: StreamDevice, slot: DeviceSlot, out: DeviceSlot) -> Any:
+    """Compute a cell on the device and copy its valid voxels, cast, to where they leave from."""
+    reads = [cell.read_in(source.shape) for source in job.sources]
+    arrays = slot.arrays(device, places(job.sources, reads))
+    value, outputs = job.compute(cell, arrays, lambda function: function())
+    kept = device.to_host(value) if job.return_result else None
+    if job.keep_outputs:
+        return kept, tuple([device.to_host(output) for output in outputs])
+    writes = [cell.valid_in(sink.shape) for sink in job.sinks]
+    targets = out.arrays(device, places(job.sinks, writes))
+    for target, output in zip(targets, outputs, strict=True):
+        device.copy(target, output)
+    return kept, ()

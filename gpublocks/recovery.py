@@ -1,0 +1,176 @@
+"""What becomes of a cell that a device failed at: tried again, halved, moved, refused. Pure."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+
+from gpublocks.budget import format_bytes
+from gpublocks.contracts import (
+    CellFailed,
+    CellRefused,
+    CellRetried,
+    CellSplit,
+    Event,
+    Stage,
+    StreamDevice,
+)
+from gpublocks.errors import DeviceError, DeviceMemoryError
+from gpublocks.feed import Feed, Work
+from gpublocks.geometry import Cell
+from gpublocks.job import Job, explained
+
+__all__ = ["MOST_HALVINGS", "Recovery"]
+
+MOST_HALVINGS = 4
+"""A sixteenth of a block and what it reads beside it: less is not worth a device."""
+_MOST_LOSSES = 2
+"""So many devices are lost to one cell before it, and not they, is taken to be at fault."""
+
+
+class Recovery:
+    """Decides for the cells of one device.
+
+    A cell for which the device has no memory is tried once more, then halved, and in the end
+    refused. When the device is lost its cells go back to the feed, for other devices.
+
+    Parameters
+    ----------
+    job : Job
+    device : StreamDevice
+    feed : Feed
+    put : callable
+        Called with each event.
+    refuse : bool
+        Whether what cannot be done is announced, instead of failing the run.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        device: StreamDevice,
+        feed: Feed,
+        put: Callable[[Event], None],
+        *,
+        refuse: bool,
+    ) -> None:
+        self._job = job
+        self._device = device
+        self._feed = feed
+        self._put = put
+        self._refuse = refuse
+        self._blamed = False
+        self._too_many_voxels = float("inf")
+        self.lost: Exception | None = None
+        """Why the device does nothing any more."""
+        self.full = False
+        """Whether memory is to be given back before the next cell is computed."""
+
+    @property
+    def skips(self) -> bool:
+        """Whether what is under way is not to be finished."""
+        return self.lost is not None or self._feed.over
+
+    def takes(self, cell: Cell) -> bool:
+        """Tell whether there may be memory for a cell, as far as is known from others."""
+        return self._voxels(cell) < self._too_many_voxels
+
+    def note(self, error: BaseException) -> None:
+        """Take in an error as soon as it is seen; frames that hold device memory are cleared."""
+        trouble = self._device.classify(error)
+        if trouble == "memory":
+            self.full = True
+            traceback.clear_frames(error.__traceback__)
+        elif trouble == "fatal":
+            self.lose(error)
+
+    def lose(self, error: BaseException) -> None:
+        """Do nothing more on this device."""
+        if self.lost is not None:
+            return
+        name, reason = self._device.name, _line(error)
+        if self._device.classify(error) == "fatal":
+            self._device.retire(reason)
+            self.lost = DeviceError(f"{name} is lost for this process: {reason}; start it again")
+        else:
+            self.lost = DeviceMemoryError(f"{name} has no memory even for small blocks: {reason}")
+        self.lost.__cause__ = error
+
+    def settle(self, work: Work, stage: Stage, error: BaseException | None) -> None:
+        """Decide about a cell that is not done; called in the order in which cells were computed.
+
+        Parameters
+        ----------
+        stage : {'load', 'compute', 'store'}
+            How far it came.
+        error : BaseException or None
+            None if it was left alone, since the device was lost or the run is over.
+        """
+        trouble = None if error is None else self._device.classify(error)
+        if error is not None and trouble == "user":
+            self._end(work, stage, error)
+        elif self._feed.over:
+            self._feed.give_back(work)
+        elif error is not None and trouble == "memory":
+            self._retry(work, error)
+        else:
+            self._move(work, stage)
+
+    def divide(self, work: Work, reason: str) -> None:
+        """Put a cell back as two halves; give it up if there are none."""
+        halves = self._job.halves(work.cell) if work.halvings < MOST_HALVINGS else None
+        voxels = self._voxels(work.cell)
+        if halves is None:
+            free, total = self._device.memory()
+            text = (
+                f"{reason}; {format_bytes(free)} of {format_bytes(total)} are free, and a block "
+                f"of {voxels} voxels is not divided further; use a smaller size_max, with the "
+                "overlap or halo that the function needs, or device='cpu'"
+            )
+            self._give_up(work, DeviceMemoryError(text))
+            return
+        self._too_many_voxels = min(self._too_many_voxels, voxels)
+        self._put(CellSplit(work.whole.cell, self._device.name, reason))
+        parts = [replace(work, cell=half, halvings=work.halvings + 1) for half in halves]
+        self._feed.give_back(work, *parts)
+
+    def _retry(self, work: Work, error: BaseException) -> None:
+        """Try once more, after all memory was freed that can be, then in halves."""
+        reason = f"{self._device.name} is out of memory: {_line(error)}"
+        if work.tries:
+            self.divide(work, reason)
+        else:
+            self._put(CellRetried(work.whole.cell, self._device.name, reason))
+            self._feed.give_back(work, replace(work, tries=1))
+
+    def _move(self, work: Work, stage: Stage) -> None:
+        """Leave a cell to other devices; the first that was not over may have done the harm."""
+        tried = work
+        if not self._blamed and stage != "load":
+            self._blamed = True
+            tried = replace(work, losses=work.losses + 1)
+        if tried.losses >= _MOST_LOSSES:
+            text = f"{tried.losses} devices were lost while they computed this block; {self.lost}"
+            self._end(work, stage, DeviceError(text))
+        else:
+            self._put(CellRetried(work.whole.cell, self._device.name, str(self.lost)))
+            self._feed.give_back(work, tried)
+
+    def _give_up(self, work: Work, error: Exception) -> None:
+        if not self._refuse:
+            self._end(work, "compute", error)
+        elif self._feed.refuse(work):
+            self._put(CellRefused(work.whole.cell, self._device.name, error))
+
+    def _end(self, work: Work, stage: Stage, error: BaseException) -> None:
+        """Let the run fail."""
+        self._feed.stop()
+        self._feed.give_back(work)
+        told = explained(error, self._job, work.cell, stage)
+        self._put(CellFailed(work.whole.cell, self._device.name, stage, told))
+
+    def _voxels(self, cell: Cell) -> int:
+        return cell.read_in(self._job.grid.shape).size
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
