@@ -1,8 +1,6 @@
 """Which blocks: by the documented sizes, or the fastest that fit the budget. Pure."""
 
 import itertools
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from gpublocks.budget import Budget, format_bytes
 from gpublocks.contracts import Order
 from gpublocks.errors import BudgetError, PlanError
 from gpublocks.grid import Grid
+from gpublocks.notice import warn_user
 from gpublocks.splitting import AxisSplit, aligned, as_count, even_split, split_axis
 
 __all__ = ["Layout", "Sizes", "automatic_grid", "documented_grid", "normalise_axes"]
@@ -55,8 +54,7 @@ def normalise_axes(axes: Any, ndim: int, order: Order, unit: Sequence[int] = ())
             return [min(range(ndim), key=lambda axis: unit[axis])]
         return [ndim - 1 if order == "F" else 0]
     if axes is all:
-        message = "axes=all is deprecated; use axes='all'"
-        warnings.warn(message, DeprecationWarning, stacklevel=_level_outside())
+        warn_user("axes=all is deprecated; use axes='all'", DeprecationWarning)
         axes = "all"
     if isinstance(axes, str):
         if axes != "all":
@@ -74,14 +72,6 @@ def normalise_axes(axes: Any, ndim: int, order: Order, unit: Sequence[int] = ())
             raise PlanError(f"axis {number % ndim} is given twice in axes {listed}")
         result.append(number % ndim)
     return result
-
-
-def _level_outside() -> int:
-    """Return the stack level of the first caller outside this package, who is to see a warning."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("gpublocks."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def documented_grid(
