@@ -248,7 +248,7 @@ class CellSplit:
 
 @dataclass(frozen=True, slots=True)
 class CellRefused:
-    """No device could do a cell, through no fault of the function's; the run goes on without it.
+    """No device could do a cell, through no fault of the function's; the run ends without it.
 
     Parameters
     ----------

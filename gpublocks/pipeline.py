@@ -72,8 +72,6 @@ class Pipeline:
     concurrency : Concurrency
     storing : context manager
         Held while a cell is stored.
-    refuse : bool
-        Whether what cannot be done is announced, instead of failing the run.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class Pipeline:
         put: Callable[[Event], None],
         concurrency: Concurrency,
         storing: AbstractContextManager[Any],
-        refuse: bool,
     ) -> None:
         self._job = job
         self._device = device
@@ -95,7 +92,7 @@ class Pipeline:
         self._put = put
         self._concurrency = concurrency
         self._storing = storing
-        self._recovery = Recovery(job, device, feed, put, refuse=refuse)
+        self._recovery = Recovery(job, device, feed, put)
 
     @property
     def lost(self) -> Exception | None:
@@ -188,9 +185,7 @@ class Pipeline:
             if work.refused:
                 self._feed.give_back(work)
             elif not self._fits(work.cell):
-                self._recovery.divide(
-                    work, f"{self._device.name} had no memory for as large a block"
-                )
+                self._leave(work)
             else:
                 item = _Item(work, started=perf_counter())
                 if self._feed.begin(work):
@@ -206,6 +201,13 @@ class Pipeline:
     def _fits(self, cell: Cell) -> bool:
         sizes = zip(self._bytes_of(cell), self._most_bytes, strict=True)
         return self._recovery.takes(cell) and all(size <= most for size, most in sizes)
+
+    def _leave(self, work: Work) -> None:
+        """Put back a cell that is too large for the slots, or for the memory beside them."""
+        reason = f"{self._device.name} had no memory for a block as large"
+        if not self._recovery.divide(work, reason):
+            self._recovery.lose(MemoryError(reason))
+            self._feed.give_back(work, work)
 
     def _load(self, item: _Item, host: HostSlot) -> None:
         job, device, cell = self._job, self._device, item.work.cell

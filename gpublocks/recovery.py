@@ -1,19 +1,11 @@
-"""What becomes of a cell that a device failed at: tried again, halved, moved, refused. Pure."""
+"""What becomes of a cell that a device failed at: tried again, halved, left to others. Pure."""
 
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
 from gpublocks.budget import format_bytes
-from gpublocks.contracts import (
-    CellFailed,
-    CellRefused,
-    CellRetried,
-    CellSplit,
-    Event,
-    Stage,
-    StreamDevice,
-)
+from gpublocks.contracts import CellFailed, CellRetried, CellSplit, Event, Stage, StreamDevice
 from gpublocks.errors import DeviceError, DeviceMemoryError
 from gpublocks.feed import Feed, Work
 from gpublocks.geometry import Cell
@@ -30,8 +22,9 @@ _MOST_LOSSES = 2
 class Recovery:
     """Decides for the cells of one device.
 
-    A cell for which the device has no memory is tried once more, then halved, and in the end
-    refused. When the device is lost its cells go back to the feed, for other devices.
+    A cell for which the device has no memory is tried once more, then halved. A device that has
+    none even for small parts, or is lost, does nothing more in this run: its cells go back to the
+    feed, for other devices.
 
     Parameters
     ----------
@@ -40,24 +33,15 @@ class Recovery:
     feed : Feed
     put : callable
         Called with each event.
-    refuse : bool
-        Whether what cannot be done is announced, instead of failing the run.
     """
 
     def __init__(
-        self,
-        job: Job,
-        device: StreamDevice,
-        feed: Feed,
-        put: Callable[[Event], None],
-        *,
-        refuse: bool,
+        self, job: Job, device: StreamDevice, feed: Feed, put: Callable[[Event], None]
     ) -> None:
         self._job = job
         self._device = device
         self._feed = feed
         self._put = put
-        self._refuse = refuse
         self._blamed = False
         self._too_many_voxels = float("inf")
         self.lost: Exception | None = None
@@ -84,7 +68,7 @@ class Recovery:
             self.lose(error)
 
     def lose(self, error: BaseException) -> None:
-        """Do nothing more on this device."""
+        """Do nothing more on this device in this run; if the error is fatal, in this process."""
         if self.lost is not None:
             return
         name, reason = self._device.name, _line(error)
@@ -92,7 +76,13 @@ class Recovery:
             self._device.retire(reason)
             self.lost = DeviceError(f"{name} is lost for this process: {reason}; start it again")
         else:
-            self.lost = DeviceMemoryError(f"{name} has no memory even for small blocks: {reason}")
+            free, total = map(format_bytes, self._device.memory())
+            self.lost = DeviceMemoryError(
+                f"{name} has not enough memory, even for smaller blocks as far as they can be "
+                f"divided: {reason} ({free} of {total} are free); use a smaller size_max, with the "
+                "overlap or halo that the function needs, or device='cpu'"
+            )
+            self._blamed = True
         self.lost.__cause__ = error
 
     def settle(self, work: Work, stage: Stage, error: BaseException | None) -> None:
@@ -111,36 +101,30 @@ class Recovery:
         elif self._feed.over:
             self._feed.give_back(work)
         elif error is not None and trouble == "memory":
-            self._retry(work, error)
+            self._retry(work, stage, error)
         else:
             self._move(work, stage)
 
-    def divide(self, work: Work, reason: str) -> None:
-        """Put a cell back as two halves; give it up if there are none."""
+    def divide(self, work: Work, reason: str) -> bool:
+        """Put a cell back as two halves; tell whether there are any."""
         halves = self._job.halves(work.cell) if work.halvings < MOST_HALVINGS else None
-        voxels = self._voxels(work.cell)
         if halves is None:
-            free, total = self._device.memory()
-            text = (
-                f"{reason}; {format_bytes(free)} of {format_bytes(total)} are free, and a block "
-                f"of {voxels} voxels is not divided further; use a smaller size_max, with the "
-                "overlap or halo that the function needs, or device='cpu'"
-            )
-            self._give_up(work, DeviceMemoryError(text))
-            return
-        self._too_many_voxels = min(self._too_many_voxels, voxels)
+            return False
+        self._too_many_voxels = min(self._too_many_voxels, self._voxels(work.cell))
         self._put(CellSplit(work.whole.cell, self._device.name, reason))
         parts = [replace(work, cell=half, halvings=work.halvings + 1) for half in halves]
         self._feed.give_back(work, *parts)
+        return True
 
-    def _retry(self, work: Work, error: BaseException) -> None:
+    def _retry(self, work: Work, stage: Stage, error: BaseException) -> None:
         """Try once more, after all memory was freed that can be, then in halves."""
         reason = f"{self._device.name} is out of memory: {_line(error)}"
-        if work.tries:
-            self.divide(work, reason)
-        else:
+        if not work.tries:
             self._put(CellRetried(work.whole.cell, self._device.name, reason))
             self._feed.give_back(work, replace(work, tries=1))
+        elif not self.divide(work, reason):
+            self.lose(error)
+            self._move(work, stage)
 
     def _move(self, work: Work, stage: Stage) -> None:
         """Leave a cell to other devices; the first that was not over may have done the harm."""
@@ -154,12 +138,6 @@ class Recovery:
         else:
             self._put(CellRetried(work.whole.cell, self._device.name, str(self.lost)))
             self._feed.give_back(work, tried)
-
-    def _give_up(self, work: Work, error: Exception) -> None:
-        if not self._refuse:
-            self._end(work, "compute", error)
-        elif self._feed.refuse(work):
-            self._put(CellRefused(work.whole.cell, self._device.name, error))
 
     def _end(self, work: Work, stage: Stage, error: BaseException) -> None:
         """Let the run fail."""

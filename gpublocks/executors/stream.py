@@ -128,7 +128,6 @@ class StreamExecutor:
                     put=put,
                     concurrency=self._concurrency,
                     storing=storing,
-                    refuse=self._refuse,
                 )
                 pipelines.append(pipeline)
                 yield f"{device.name} load", pipeline.run
