@@ -1,4 +1,4 @@
-"""Memory: how much there is (Budget), how much a function takes (Need), and text for both. Pure."""
+"""Memory: what there is, what a function takes, what goes through a device; as text too. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -7,11 +7,14 @@ from typing import Literal
 
 from gpublocks.errors import ArgumentTypeError, PlanError
 
-__all__ = ["SLOTS", "Budget", "Need", "format_bytes", "parse_bytes"]
+__all__ = ["SLOTS", "Budget", "Need", "Traffic", "format_bytes", "parse_bytes"]
 
 SLOTS = 2
 """Blocks for which a device with streams has memory on each side of a copy: while one is copied,
 the next is loaded, or the one before computed."""
+
+_GRAIN = 512
+"""Arrays in the memory of a device begin at multiples of so many bytes (`gpublocks.slots`)."""
 
 _UNITS = {
     "": 1,
@@ -73,7 +76,8 @@ class Budget:
         Bytes that may be taken on each device that computes, the one with the least memory
         deciding; None where the workers compute in host memory.
     device_reason : str
-        What sets `device_bytes`: ``"80 % of free GPU memory (NVML) of cuda:1 (12 GB)"``.
+        What sets `device_bytes`: ``"80 % of free GPU memory (NVML) on cuda:1, NVIDIA H200
+        (12 GB)"``.
     """
 
     host_bytes: int
@@ -83,6 +87,61 @@ class Budget:
     reason: str = "available memory"
     device_bytes: int | None = None
     device_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What goes to a device and comes back, and the memory that this takes.
+
+    A device works on a block while the one before leaves and the one after comes. So it has
+    `SLOTS` slots for blocks of all sources and as many for those of all sinks, and beside them
+    what the function takes, its own results included: the valid parts of these are copied into a
+    slot, so that the function's memory is free for the next block. Each slot has a counterpart in
+    page-locked host memory, where it is filled from the sources or emptied into the sinks::
+
+        device       = SLOTS * (inputs + outputs) + need
+        page-locked  = SLOTS * (inputs + outputs)           for each device
+
+    A slot for results has room for a whole block, though only the valid part comes back.
+
+    Parameters
+    ----------
+    voxels : int
+        Voxels of the (first) source. Blocks are counted in these.
+    inputs, outputs : tuple of int
+        Bytes of each source and of each sink, of which a block has its share.
+    """
+
+    voxels: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...] = ()
+
+    def input_bytes(self, block: int) -> int:
+        """Return the bytes of a slot for the sources of a block of so many voxels."""
+        return sum(_rounded(self._share(nbytes, block)) for nbytes in self.inputs)
+
+    def output_bytes(self, block: int) -> int:
+        """Return the bytes of a slot for the results of a block of so many voxels."""
+        return sum(_rounded(self._share(nbytes, block)) for nbytes in self.outputs)
+
+    def pinned_bytes(self, block: int) -> int:
+        """Return the bytes of page-locked memory for one device, and of its slots on the device."""
+        return SLOTS * (self.input_bytes(block) + self.output_bytes(block))
+
+    def device_bytes(self, block: int, need: Need) -> int:
+        """Return the bytes that are taken on one device."""
+        return self.pinned_bytes(block) + need.of(block)
+
+    def longest_bytes(self, block: int) -> int:
+        """Return the bytes of the largest single array of a block."""
+        return max(self._share(nbytes, block) for nbytes in (*self.inputs, *self.outputs))
+
+    def _share(self, nbytes: int, block: int) -> int:
+        return -(-nbytes * block // max(1, self.voxels))
+
+
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // _GRAIN) * _GRAIN
 
 
 def parse_bytes(value: int | str) -> int:

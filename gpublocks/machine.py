@@ -1,17 +1,22 @@
-"""What this machine offers a run on its CPUs. Touches the OS (/proc, /sys), psutil; only reads."""
+"""What this machine offers a run on its CPUs or GPUs. Touches the OS (/proc, /sys), psutil, GPUs.
+
+It only reads, but to read what a GPU has left starts CUDA.
+"""
 
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from gpublocks import cgroups
+from gpublocks import cgroups, gpus
 from gpublocks.budget import Budget, format_bytes
 from gpublocks.cgroups import read_text
+from gpublocks.errors import DeviceError
+from gpublocks.gpus import Gpu
 from gpublocks.splitting import as_count
 
 __all__ = [
@@ -19,6 +24,7 @@ __all__ = [
     "cache_bytes",
     "core_cache_bytes",
     "cpu_count",
+    "device_budget",
     "host_budget",
     "memory_available",
     "memory_limit",
@@ -30,6 +36,12 @@ _ROOT = Path("/")
 _PERCENT = 60
 """Part of the available memory that a run takes when not told otherwise. The rest is for the
 interpreters and libraries of the workers, for the page cache, and for other programs."""
+_PINNED_PERCENT = 25
+"""The same for page-locked memory, which the system can neither move nor write to disk."""
+_DEVICE_PERCENT = 80
+"""The same for the free memory of a GPU. The rest is for what lies outside of CuPy's pools: growth
+of the context, local memory of kernels (some hundred MB to a GB for large rank filters), handles
+and workspaces of libraries; and for what other programs take meanwhile."""
 _CORE_CACHE_BYTES = 1 << 20
 _LIBRARIES = (
     "numpy",
@@ -142,20 +154,55 @@ def host_budget(workers: int, memory: int | None = None, root: Path = _ROOT) -> 
         If `workers` is not a positive whole number.
     """
     workers = as_count("workers", workers, 1)
-    available = memory_available(root)
-    found = f"{available.reason} ({format_bytes(available.bytes)})"
-    if memory is None:
-        host_bytes, reason = available.bytes * _PERCENT // 100, f"{_PERCENT} % of {found}"
-    else:
-        host_bytes, reason = memory, f"memory={format_bytes(memory).replace(' ', '')}"
-        if memory > available.bytes:
-            host_bytes, reason = available.bytes, f"{found}, below {reason}"
+    host_bytes, reason = _host_share(memory, _PERCENT, root)
     return Budget(
         host_bytes,
         workers,
         core_cache_bytes=core_cache_bytes(root),
         cache_bytes=cache_bytes(workers, root),
         reason=reason,
+    )
+
+
+def device_budget(
+    devices: Sequence[int],
+    memory: int | None = None,
+    device_memory: int | None = None,
+    root: Path = _ROOT,
+) -> Budget:
+    """Return what a run on GPUs of this machine may use, from what is free right now.
+
+    Starts CUDA. For right before a run: other programs take memory too, and memory that pools of
+    this process hold is not free.
+
+    Parameters
+    ----------
+    devices : sequence of int
+        CUDA's numbers. The device with the least memory decides for all of them.
+    memory : int, optional
+        Bytes of page-locked host memory that the user allows, over all devices. What is available
+        bounds it. By default 25 % of that.
+    device_memory : int, optional
+        Bytes that the user allows on each device. What is free bounds it. By default 80 % of that.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device, or none of its memory is free as far as anybody tells.
+    PlanError
+        If there are no `devices`.
+    """
+    workers = as_count("number of devices", len(devices), 1)
+    host_bytes, reason = _host_share(memory, _PINNED_PERCENT, root)
+    found = gpus.gpus(exact=True)
+    shares = [_device_share(number, found, host_bytes, device_memory) for number in devices]
+    device_bytes, device_reason = min(shares, key=lambda share: share[0])
+    return Budget(
+        host_bytes,
+        workers,
+        reason=reason,
+        device_bytes=device_bytes,
+        device_reason=device_reason,
     )
 
 
@@ -174,6 +221,48 @@ def versions() -> dict[str, str]:
     found |= {name: version for name in _LIBRARIES if (version := _version(name))}
     cupy = [f"{version} ({name})" for name in _CUPY if (version := _version(name))]
     return found | ({"cupy": ", ".join(cupy)} if cupy else {})
+
+
+def _host_share(memory: int | None, percent: int, root: Path) -> tuple[int, str]:
+    """Return how much host memory a run may take, and what sets it."""
+    available = memory_available(root)
+    found = f"{available.reason} ({format_bytes(available.bytes)})"
+    return _share(available.bytes, found, percent, memory, f"memory={_short(memory)}")
+
+
+def _device_share(
+    number: int, found: Sequence[Gpu], host_bytes: int, memory: int | None
+) -> tuple[int, str]:
+    """Return how much memory of a GPU a run may take, and what sets it."""
+    gpu = next((gpu for gpu in found if gpu.index == number), None)
+    if gpu is None:
+        there = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in found)
+        why = f"CUDA shows {there}" if there else gpus.gpu_status(exact=True)
+        raise DeviceError(f"there is no cuda:{number}: {why}")
+    label = f"cuda:{number}, {gpu.name}"
+    if not gpu.free_bytes:
+        raise DeviceError(
+            f"no memory is free on {label}, or nobody tells: {gpu.limit}; use another device, or "
+            "device='cpu'"
+        )
+    # Where the GPU has the memory of the host, page-locked memory is taken from the same.
+    free = max(0, gpu.free_bytes - host_bytes) if gpu.integrated else gpu.free_bytes
+    reason = f"{gpu.limit} on {label} ({format_bytes(free)})"
+    given = f"memory={{'device': '{_short(memory)}'}} on {label}"
+    return _share(free, reason, _DEVICE_PERCENT, memory, given)
+
+
+def _share(free: int, found: str, percent: int, limit: int | None, given: str) -> tuple[int, str]:
+    """Return a part of what is free, or the limit that was given, and in words what sets it."""
+    if limit is None:
+        return free * percent // 100, f"{percent} % of {found}"
+    if limit > free:
+        return free, f"{found}, below {given}"
+    return limit, given
+
+
+def _short(nbytes: int | None) -> str:
+    return format_bytes(nbytes or 0).replace(" ", "")
 
 
 @lru_cache(maxsize=8)

@@ -69,6 +69,8 @@ class Task:
         Whether the whole source is to be one block.
     memory_bytes : int or None
         Limit of host memory, as the user gave it.
+    device_bytes : int or None
+        Limit of memory on each device, as the user gave it.
     need : Need or None
         What the function takes, where it is known.
     dtype : numpy.dtype or None
@@ -87,6 +89,7 @@ class Task:
     overlap_known: bool = False
     one_block: bool = False
     memory_bytes: int | None = None
+    device_bytes: int | None = None
     need: Need | None = None
     dtype: DType | None = None
     casting: str | None = None
