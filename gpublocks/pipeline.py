@@ -341,7 +341,8 @@ def _write(device: StreamDevice, sink: Sink, region: Region, array: Array) -> No
 def _call(job: Job, cell: Cell, device: StreamDevice, slot: DeviceSlot, out: DeviceSlot) -> Any:
     """Compute a cell on the device and copy its valid voxels, cast, to where they leave from."""
     reads = [cell.read_in(source.shape) for source in job.sources]
-    arrays = slot.arrays(device, places(job.sources, reads))
+    # Copies, since a function may change its arguments, keep them, or return views of them.
+    arrays = [view.copy("K") for view in slot.arrays(device, places(job.sources, reads))]
     value, outputs = job.compute(cell, arrays, lambda function: function())
     kept = device.to_host(value) if job.return_result else None
     if job.keep_outputs:

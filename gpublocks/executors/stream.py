@@ -15,6 +15,7 @@ from gpublocks.contracts import (
     StreamDevice,
 )
 from gpublocks.crew import Crew
+from gpublocks.errors import PlanError
 from gpublocks.feed import Feed
 from gpublocks.geometry import Cell
 from gpublocks.job import Buffers, Job, execute, explained
@@ -68,7 +69,18 @@ class StreamExecutor:
         return sum(getattr(device, "lanes", 1) for device in self.devices)
 
     def run(self, job: Job, cells: Iterable[Cell]) -> EventRun:
-        """Begin to process cells."""
+        """Begin to process cells.
+
+        Raises
+        ------
+        PlanError
+            If devices with streams are to call a function that does not take arrays.
+        """
+        if job.function_type != "array" and not all(isinstance(d, Device) for d in self.devices):
+            raise PlanError(
+                f"function_type={job.function_type!r} is for CPUs, and {self.devices[0].name} was "
+                "given; use function_type='array', or device='cpu'"
+            )
         return EventRun(partial(self._drive, job, cells))
 
     def _drive(

@@ -12,7 +12,7 @@ import pytest
 
 from gpublocks import io
 from gpublocks.contracts import CellDone, CellFailed, CellStarted, Reach
-from gpublocks.errors import BlockError, RunCancelledError
+from gpublocks.errors import BlockError, PlanError, RunCancelledError
 from gpublocks.executors import SerialExecutor
 from gpublocks.grid import Grid
 from gpublocks.job import Job
@@ -172,6 +172,9 @@ class ExecutorContract:
     most_ahead = 300
     """Cells that may begin beyond those whose events were taken."""
 
+    kinds = ("array", "source", "block")
+    """Function types that it takes."""
+
     def make(self, workers):
         """Return the executor under test."""
         raise NotImplementedError
@@ -203,6 +206,7 @@ class ExecutorContract:
     def test_results_equal_those_of_the_whole(
         self, executor, place, order, tmp_path, function, kind
     ):
+        self.needs(kind)
         array = volume(order)
         source = self.opened(array, place, tmp_path, "source")
         sink = self.opened(np.zeros_like(array), place, tmp_path, "sink", sink=True)
@@ -216,6 +220,7 @@ class ExecutorContract:
         assert all(min(event.seconds) >= 0 and event.read_bytes > 0 for event in done)
 
     def test_blocks_in_memory_write_their_valid_region_only(self, executor):
+        self.needs("block")
         sink = io.as_sink(np.zeros(SHAPE, "f4"))
         job = Job(careless_block, (io.as_source(volume()),), (sink,), grid_of())
         job = replace(job, function_type="block")
@@ -223,6 +228,7 @@ class ExecutorContract:
         np.testing.assert_array_equal(sink.array, near(volume()))
 
     def test_blocks_show_what_the_sink_holds(self, executor, place, tmp_path):
+        self.needs("block")
         array = volume()
         source = self.opened(array, place, tmp_path, "source")
         sink = self.opened(array * 10, place, tmp_path, "sink", sink=True)
@@ -465,6 +471,14 @@ class ExecutorContract:
             thread.join()
         voxels = sum(cell.read_in(SHAPE).size for cell in grid_of())
         assert [sums[n] - sums[0] for n in range(4)] == [n * voxels for n in range(4)]
+
+    def needs(self, kind):
+        """Skip where functions of a type are not taken; they are refused before anything runs."""
+        if kind not in self.kinds:
+            job = Job(near, (io.as_source(volume()),), (), grid_of(), function_type=kind)
+            with pytest.raises(PlanError, match=f"function_type='{kind}' is for CPUs"):
+                self.make(2).run(job, job.grid)
+            pytest.skip(f"takes no functions of type {kind!r}")
 
     def still_works(self, executor):
         """Do something simple."""
