@@ -308,7 +308,7 @@ class Pipeline:
             written,
             value,
             outputs,
-            None if outcome.peak_bytes is None else outcome.peak_bytes + item.read_bytes,
+            outcome.peak_bytes,
             outcome.idle_seconds,
         )
 
