@@ -12,6 +12,7 @@ queue. Locks and conditions teach nothing: what is only true because one thread 
 lock before another one is not to be relied on.
 """
 
+import queue
 import random
 import threading
 from collections import deque
@@ -42,7 +43,7 @@ class _Thread:
     def __init__(self, name: str, knowledge: int = 0) -> None:
         self.name = name
         self.knowledge = knowledge
-        self.baton = threading.Semaphore(0)
+        self.baton: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.ready: Callable[[], bool] = lambda: True
         self.doing = "begin"
         self.over = False
@@ -150,7 +151,7 @@ class SimulatedThreads:
         me = self._current
         me.ready, me.doing = ready, doing
         if self._hand_on(me):
-            me.baton.acquire()
+            me.baton.get()
         if self._end is not None:
             raise self._ending()
 
@@ -165,11 +166,11 @@ class SimulatedThreads:
         self.trace.append((chosen.name, chosen.doing))
         self._current = chosen
         if chosen is not me:
-            chosen.baton.release()
+            chosen.baton.put(None)
         return chosen is not me
 
     def _run(self, thread: _Thread, target: Callable[[], None]) -> None:
-        thread.baton.acquire()
+        thread.baton.get()
         try:
             if self._end is None:
                 target()
@@ -191,7 +192,7 @@ class SimulatedThreads:
         """End all threads: each raises where it waits."""
         self._end = reason
         for thread in [self._main, *self._all]:
-            thread.baton.release()
+            thread.baton.put(None)
 
     def __enter__(self) -> Self:
         return self
