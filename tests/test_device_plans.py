@@ -1,5 +1,6 @@
 """Plans for GPUs: what devices have left, what blocks take there, and which blocks are chosen."""
 
+from dataclasses import replace
 from math import prod
 
 import fake_nvml as fake
@@ -8,13 +9,15 @@ import pytest
 from fake_nvml import FakeCudaDevice, FakeCupy, FakeGpu, FakeNvml, install
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_sizing import check_ranges
 
 from gpublocks import gpus, machine
-from gpublocks.budget import SLOTS, Need, Traffic
-from gpublocks.errors import DeviceError, PlanError
+from gpublocks.budget import SLOTS, Budget, Need, Traffic
+from gpublocks.errors import BudgetError, DeviceError, PlanError
 from gpublocks.geometry import Region
 from gpublocks.gpus import Gpu
 from gpublocks.io.npy import Source
+from gpublocks.sizing import Layout, device_cost, device_grid
 from gpublocks.slots import places, total_bytes
 
 some = settings(max_examples=100, deadline=None)
@@ -188,3 +191,186 @@ def test_slots_hold_what_the_pipeline_puts_into_them(volumes, cut, per_voxel, fi
     assert traffic.longest_bytes(block) == max(
         region.size * array.dtype.itemsize for region, array in zip(regions, arrays, strict=True)
     )
+
+
+# --- which blocks are chosen -------------------------------------------------------------------
+
+lengths = st.one_of(st.integers(1, 40), st.integers(100, 3000))
+amounts = st.sampled_from([1 << 14, 1 << 18, 1 << 22, 1 << 26, 1 << 30, 1 << 33, 1 << 37, 1 << 45])
+needs = st.builds(Need, st.sampled_from([0.0, 4.0, 32.5, 1000.0]), st.sampled_from([0, 10_000]))
+
+
+@st.composite
+def layouts(draw):
+    """Return a layout and the traffic of one to three sources and none to two sinks."""
+    shape = tuple(draw(st.lists(lengths, min_size=1, max_size=3)))
+    axes = draw(st.permutations(range(len(shape))))[: draw(st.integers(1, len(shape)))]
+    inputs = draw(st.lists(st.sampled_from([1, 2, 4, 8, 12]), min_size=1, max_size=3))
+    outputs = draw(st.lists(st.sampled_from([1, 4, 16]), max_size=2))
+    layout = Layout(
+        shape=shape,
+        itemsize=sum(inputs),
+        order=draw(st.sampled_from(["C", "F"])),
+        axes=tuple(axes),
+        overlap=tuple(min(draw(st.integers(0, 64)), shape[axis] - 1) for axis in axes),
+        unit=tuple(draw(st.sampled_from([1, 1, 16, 7])) for _ in shape),
+        bytes_per_voxel=0.0,
+    )
+    return layout, traffic_of(shape, inputs, outputs)
+
+
+def traffic_of(shape, inputs=(4,), outputs=(4,)):
+    size = prod(shape)
+    return Traffic(size, tuple(size * n for n in inputs), tuple(size * n for n in outputs))
+
+
+def budget_of(device_bytes, host_bytes=1 << 45, devices=1):
+    return Budget(
+        host_bytes, devices, reason="<host>", device_bytes=device_bytes, device_reason="<device>"
+    )
+
+
+def largest(grid):
+    """Return the voxels of the largest block, looked for."""
+    longest = list(grid.shape)
+    for axis, split in zip(grid.axes, grid.splits, strict=True):
+        longest[axis] = max(hi - lo for lo, hi in map(split.block, range(split.count)))
+    return prod(longest)
+
+
+def smallest(layout):
+    """Return the voxels of a block that can be had whatever the units are."""
+    lengths = list(layout.shape)
+    for axis, overlap in zip(layout.axes, layout.overlap, strict=True):
+        lengths[axis] = min(lengths[axis], 2 * overlap + 3 * layout.unit[axis])
+    return prod(lengths)
+
+
+@some
+@given(layouts(), needs, amounts, amounts, st.integers(1, 9))
+def test_automatic_blocks_fit_devices_and_host(layout_and_traffic, need, on_device, on_host, n):
+    layout, traffic = layout_and_traffic
+    budget = budget_of(on_device, on_host, n)
+    try:
+        grid = device_grid(layout, traffic, need, budget)
+    except BudgetError:
+        block = smallest(layout)
+        fits = traffic.device_bytes(block, need) <= on_device
+        assert not (fits and traffic.pinned_bytes(block) <= on_host)
+        return
+    block = largest(grid)
+    assert traffic.device_bytes(block, need) <= on_device
+    assert traffic.pinned_bytes(block) <= on_host
+    check_ranges(grid, layout)
+    assert device_grid(layout, traffic, need, budget) == grid
+
+
+@some
+@given(layouts(), st.sampled_from([20_000, 100_000, 3_000_000]))
+def test_arrays_of_a_block_are_below_2_gib(layout_and_traffic, itemsize):
+    layout, _ = layout_and_traffic
+    traffic = traffic_of(layout.shape, (4,), (4, itemsize))
+    grid = device_grid(layout, traffic, Need(0), budget_of(1 << 60, 1 << 60))
+    longest = traffic.longest_bytes(largest(grid))
+    assert longest < 2**31 or traffic.longest_bytes(smallest(layout)) >= 2**31
+    assert longest < 2**31 or traffic.longest_bytes(prod(layout.shape)) >= 2**31
+
+
+@some
+@given(
+    layouts(), needs, st.lists(amounts, min_size=2, max_size=4), st.integers(1, 5), st.booleans()
+)
+def test_more_memory_is_never_slower(layout_and_traffic, need, memory, devices, on_host):
+    layout, traffic = layout_and_traffic
+    costs = []
+    for nbytes in sorted(memory):
+        fewer = {"host_bytes": nbytes} if on_host else {"device_bytes": nbytes}
+        budget = replace(budget_of(1 << 45, devices=devices), **fewer)
+        try:
+            grid = device_grid(layout, traffic, need, budget)
+        except BudgetError:
+            costs.append(float("inf"))
+        else:
+            costs.append(device_cost(grid, layout, traffic, budget))
+    assert costs == sorted(costs, reverse=True)
+
+
+def volume(overlap=16, shape=(1000, 1000, 1000), **changes):
+    layout = Layout(shape, 4, "C", (0, 1, 2), (overlap,) * 3, (1, 1, 1), 0.0)
+    return replace(layout, **changes), traffic_of(shape)
+
+
+def grid_of(layout_and_traffic, budget, need=8.0):
+    return device_grid(*layout_and_traffic, Need(need), budget)
+
+
+@pytest.mark.parametrize("overlap", [0, 16])
+@pytest.mark.parametrize("devices", range(1, 10))
+@pytest.mark.parametrize("on_device", [1 << 27, 1 << 32, 1 << 37])
+def test_every_device_is_busy_to_the_end(devices, overlap, on_device):
+    cells = len(grid_of(volume(overlap), budget_of(on_device, devices=devices)))
+    assert cells >= devices
+    assert cells >= 0.9 * devices * -(-cells // devices)
+
+
+def test_more_devices_get_smaller_blocks():
+    sizes = [
+        prod(grid_of(volume(), budget_of(1 << 37, devices=devices)).largest)
+        for devices in (1, 2, 4, 8)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < sizes[0]
+
+
+@pytest.mark.parametrize(("order", "rows"), [("C", 2), ("F", 0)])
+@pytest.mark.parametrize("overlap", [0, 2, 16])
+def test_the_fastest_axis_stays_whole(order, rows, overlap):
+    grid = grid_of(volume(overlap, order=order), budget_of(1 << 32))
+    assert len(grid) > 1
+    assert rows not in grid.axes
+    if not overlap:
+        assert grid.axes == (2 - rows,)
+
+
+def test_a_small_volume_is_one_block():
+    assert len(grid_of(volume(4, (100, 100, 100)), budget_of(1 << 37))) == 1
+
+
+def test_a_device_that_is_short_of_memory_gets_small_blocks():
+    sizes = [
+        prod(grid_of(volume(), budget_of(nbytes)).largest) for nbytes in (1 << 26, 1 << 29, 1 << 33)
+    ]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 3
+
+
+def test_a_large_volume_is_more_blocks_than_would_fit_so_that_the_pipeline_fills():
+    assert len(grid_of(volume(0), budget_of(1 << 40))) > 10
+
+
+@pytest.mark.parametrize("on_host", [1 << 27, 1 << 29, 1 << 31])
+def test_page_locked_memory_is_shared_out_so_that_all_devices_take_part(on_host):
+    given = volume(0)
+    grid = grid_of(given, budget_of(1 << 37, on_host, devices=4))
+    assert 4 * given[1].pinned_bytes(prod(grid.largest)) <= on_host
+
+
+def test_fewer_devices_where_the_page_locked_memory_of_all_does_not_fit():
+    layout, traffic = volume(0, (1000, 1, 1), unit=(1000, 1, 1))
+    pinned = traffic.pinned_bytes(1000)
+    grid = device_grid(layout, traffic, Need(0), budget_of(1 << 30, 2 * pinned, devices=4))
+    assert len(grid) == 1
+    with pytest.raises(
+        BudgetError, match=r"16.4 kB of page-locked host memory .* <host> leaves 16.4 kB; use a"
+    ):
+        device_grid(layout, traffic, Need(0), budget_of(1 << 30, pinned - 1, devices=4))
+
+
+def test_a_block_that_does_not_fit_a_device_is_refused_with_numbers():
+    with pytest.raises(
+        BudgetError,
+        match=r"the smallest block, of \(\d+, \d+, \d+\) voxels, needs .* MB on the device, but "
+        "<device> leaves 10 MB; use a smaller overlap, more memory, or device='cpu'",
+    ) as caught:
+        grid_of(volume(200), budget_of(10_000_000))
+    assert isinstance(caught.value, MemoryError)
