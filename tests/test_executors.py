@@ -3,7 +3,8 @@
 import sys
 
 import pytest
-from contracts.executors import ExecutorContract
+from contracts.executors import HostExecutorContract
+from fake_nvml import FakeCupy, FakeGpu, FakeNvml, install
 
 from gpublocks import executors
 from gpublocks.devices.host import HostDevice
@@ -11,28 +12,40 @@ from gpublocks.errors import DeviceError, PlanError
 from gpublocks.executors import ProcessExecutor, SerialExecutor, StreamExecutor
 
 
-class TestSerial(ExecutorContract):
+class TestSerial(HostExecutorContract):
     def make(self, workers):
         return SerialExecutor()
 
 
-class TestThreads(ExecutorContract):
+class TestThreads(HostExecutorContract):
     def make(self, workers):
         return StreamExecutor([HostDevice(workers)])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
-class TestProcesses(ExecutorContract):
+class TestProcesses(HostExecutorContract):
     def make(self, workers):
         return ProcessExecutor(workers)
 
 
-@pytest.mark.parametrize("name", executors.NAMES)
+@pytest.mark.parametrize("name", [name for name in executors.NAMES if name != "cuda"])
 def test_executors_by_name(name):
     made = executors.make(name, 3)
     assert made.name == name
     assert made.workers == (1 if name == "serial" else 3)
     executors.check(name)
+
+
+def test_gpus_by_name(monkeypatch):
+    gpu = FakeGpu("H200", f"GPU-{'a' * 8}-0000-0000-0000-{'a' * 12}")
+    install(monkeypatch, FakeNvml([gpu]), FakeCupy([]))
+    executors.check("cuda")
+    made = executors.make("cuda", 2, devices=(0, 3))
+    assert (made.name, made.workers) == ("cuda", 2)
+    assert [device.name for device in made.devices] == ["cuda:0", "cuda:3"]
+    install(monkeypatch, FakeNvml([gpu]))
+    with pytest.raises(DeviceError, match="'cuda' is not available: CuPy is not installed: pip"):
+        executors.check("cuda")
 
 
 def test_unknown_names():

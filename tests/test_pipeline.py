@@ -21,7 +21,7 @@ from gpublocks.contracts import (
     CellSplit,
     CellStarted,
 )
-from gpublocks.errors import BlockError, DeviceError, DeviceMemoryError
+from gpublocks.errors import BlockError, DeviceError, DeviceMemoryError, PlanError
 from gpublocks.job import Job
 
 SHAPE = (60, 5, 24)
@@ -42,8 +42,6 @@ def label(world):
 
 
 class SimulatedContract(ExecutorContract):
-    kinds = ("array",)
-
     @pytest.fixture
     def executor(self, world):
         policy, count, seed = world
@@ -568,3 +566,13 @@ def test_outputs_that_are_kept_come_from_the_device():
         np.testing.assert_array_equal(event.outputs[0], near(volume())[where])
         assert event.value.shape == event.cell.read_in(SHAPE).shape
         assert event.peak_bytes is not None
+
+
+@pytest.mark.parametrize("kind", ["source", "block"])
+def test_functions_of_blocks_are_refused_before_anything_runs(kind):
+    job, array = make_job(function_type=kind)
+    with pytest.raises(
+        PlanError, match=f"function_type='{kind}' is for CPUs, and cuda:0 was given"
+    ):
+        SimulatedExecutor(uneven("eager", 1)).run(job, job.grid)
+    assert (array == -1).all()

@@ -12,7 +12,7 @@ import pytest
 
 from gpublocks import io
 from gpublocks.contracts import CellDone, CellFailed, CellStarted, Reach
-from gpublocks.errors import BlockError, PlanError, RunCancelledError
+from gpublocks.errors import BlockError, RunCancelledError
 from gpublocks.executors import SerialExecutor
 from gpublocks.grid import Grid
 from gpublocks.job import Job
@@ -172,9 +172,6 @@ class ExecutorContract:
     most_ahead = 300
     """Cells that may begin beyond those whose events were taken."""
 
-    kinds = ("array", "source", "block")
-    """Function types that it takes."""
-
     def make(self, workers):
         """Return the executor under test."""
         raise NotImplementedError
@@ -199,17 +196,14 @@ class ExecutorContract:
         opened = io.as_sink if sink else io.as_source
         return opened(array if place == "memory" else str(stored(array, folder, name)))
 
-    @pytest.mark.parametrize(
-        ("function", "kind"),
-        [(near, "array"), (near_source, "source"), (near_block, "block")],
-    )
-    def test_results_equal_those_of_the_whole(
-        self, executor, place, order, tmp_path, function, kind
-    ):
-        self.needs(kind)
+    def test_results_equal_those_of_the_whole(self, executor, place, order, tmp_path):
+        self.check_results(executor, place, order, tmp_path, near, "array")
+
+    def check_results(self, executor, place, order, folder, function, kind):
+        """Compare a sink with what the function does to a whole array."""
         array = volume(order)
-        source = self.opened(array, place, tmp_path, "source")
-        sink = self.opened(np.zeros_like(array), place, tmp_path, "sink", sink=True)
+        source = self.opened(array, place, folder, "source")
+        sink = self.opened(np.zeros_like(array), place, folder, "sink", sink=True)
         grid = grid_of()
         outputs = 0 if kind == "block" else 1
         job = Job(function, (source,), (sink,), grid, function_type=kind, outputs=outputs)
@@ -218,23 +212,6 @@ class ExecutorContract:
         assert {event.cell for event in done} == set(grid)
         assert len(done) == len(grid)
         assert all(min(event.seconds) >= 0 and event.read_bytes > 0 for event in done)
-
-    def test_blocks_in_memory_write_their_valid_region_only(self, executor):
-        self.needs("block")
-        sink = io.as_sink(np.zeros(SHAPE, "f4"))
-        job = Job(careless_block, (io.as_source(volume()),), (sink,), grid_of())
-        job = replace(job, function_type="block")
-        list(executor.run(job, job.grid))
-        np.testing.assert_array_equal(sink.array, near(volume()))
-
-    def test_blocks_show_what_the_sink_holds(self, executor, place, tmp_path):
-        self.needs("block")
-        array = volume()
-        source = self.opened(array, place, tmp_path, "source")
-        sink = self.opened(array * 10, place, tmp_path, "sink", sink=True)
-        job = Job(add_to_block, (source,), (sink,), grid_of(), function_type="block")
-        list(executor.run(job, job.grid))
-        np.testing.assert_array_equal(np.asarray(sink), array * 11)
 
     def test_several_sources_and_sinks_of_other_shapes(self, executor, place, tmp_path):
         array = volume()
@@ -472,14 +449,6 @@ class ExecutorContract:
         voxels = sum(cell.read_in(SHAPE).size for cell in grid_of())
         assert [sums[n] - sums[0] for n in range(4)] == [n * voxels for n in range(4)]
 
-    def needs(self, kind):
-        """Skip where functions of a type are not taken; they are refused before anything runs."""
-        if kind not in self.kinds:
-            job = Job(near, (io.as_source(volume()),), (), grid_of(), function_type=kind)
-            with pytest.raises(PlanError, match=f"function_type='{kind}' is for CPUs"):
-                self.make(2).run(job, job.grid)
-            pytest.skip(f"takes no functions of type {kind!r}")
-
     def still_works(self, executor):
         """Do something simple."""
         sink = io.as_sink(np.zeros(SHAPE, "f4"))
@@ -487,3 +456,26 @@ class ExecutorContract:
         list(executor.run(job, job.grid))
         np.testing.assert_array_equal(sink.array, near(volume()))
         assert sink.reach == Reach.PROCESS
+
+
+class HostExecutorContract(ExecutorContract):
+    """Executors that compute in host memory call functions of blocks too."""
+
+    @pytest.mark.parametrize(("function", "kind"), [(near_source, "source"), (near_block, "block")])
+    def test_functions_of_blocks(self, executor, place, order, tmp_path, function, kind):
+        self.check_results(executor, place, order, tmp_path, function, kind)
+
+    def test_blocks_in_memory_write_their_valid_region_only(self, executor):
+        sink = io.as_sink(np.zeros(SHAPE, "f4"))
+        job = Job(careless_block, (io.as_source(volume()),), (sink,), grid_of())
+        job = replace(job, function_type="block")
+        list(executor.run(job, job.grid))
+        np.testing.assert_array_equal(sink.array, near(volume()))
+
+    def test_blocks_show_what_the_sink_holds(self, executor, place, tmp_path):
+        array = volume()
+        source = self.opened(array, place, tmp_path, "source")
+        sink = self.opened(array * 10, place, tmp_path, "sink", sink=True)
+        job = Job(add_to_block, (source,), (sink,), grid_of(), function_type="block")
+        list(executor.run(job, job.grid))
+        np.testing.assert_array_equal(np.asarray(sink), array * 11)
