@@ -62,17 +62,15 @@ class _Task:
     """Something that a lasting thread does."""
 
     def __init__(self, target: Callable[[], None]) -> None:
-        self._target = target
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        try:
-            self._target()
-        finally:
-            self._over.set()
+        self.target = target
+        self.over = threading.Event()
+        self.error: BaseException | None = None
 
     def join(self) -> None:
-        self._over.wait()
+        """Wait for its end, and raise what it raised."""
+        self.over.wait()
+        if self.error is not None:
+            raise self.error
 
 
 _idle: dict[str, list["queue.SimpleQueue[_Task]"]] = {}
@@ -96,7 +94,12 @@ def _lasting(target: Callable[[], None], name: str) -> _Task:
 def _serve(tasks: "queue.SimpleQueue[_Task]", name: str) -> None:
     while True:
         task = tasks.get()
-        task.run()
+        try:
+            task.target()
+        except BaseException as error:
+            task.error = error
+        over = task.over
         # What the task refers to, arrays among it, is not to live until the next one comes.
         del task
         _idle.setdefault(name, []).append(tasks)
+        over.set()
