@@ -4,28 +4,25 @@ Touches the machine and files, reads only.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gpublocks import executors, io, machine
+from gpublocks import io
 from gpublocks.budget import Need, parse_bytes
-from gpublocks.contracts import NewSink, Sink, Source
-from gpublocks.errors import ArgumentTypeError, DeviceError, PlanError, SinkError
+from gpublocks.choosing import choose
+from gpublocks.contracts import DType, NewSink, Sink, Source
+from gpublocks.errors import ArgumentTypeError, PlanError, SinkError
 from gpublocks.masking import Mask
 from gpublocks.sizing import Sizes, normalise_axes
 from gpublocks.splitting import as_count
-from gpublocks.task import Choice, Task, check_function
+from gpublocks.task import Task, check_function
 
-__all__ = ["count_workers", "make_task"]
+__all__ = ["make_task"]
 
 _LENGTHS = ("size_max", "size_min", "size_multiple_of")
 """Where none of them is given, and the context of the function is known, sizes are chosen."""
-
-_MOST_WORKERS = 4096
-"""More workers than the cores of any machine are a slip of the hand."""
 
 
 def make_task(
@@ -75,15 +72,23 @@ def make_task(
         raise PlanError(
             f"casting is {casting!r}; use 'no', 'equiv', 'safe', 'same_kind' or 'unsafe'"
         )
-    choice = _choose(executor, processes, device)
     sources = tuple(io.as_source(item) for item in given_sources)
     sinks = tuple(io.as_sink(item) for item in given_sinks)
     _check_distinct(sinks)
+    new_dtype = None if dtype is None else _dtype(dtype)
+    choice = choose(
+        executor=executor,
+        processes=processes,
+        device=device,
+        function_type=kind,
+        dtypes=_dtypes(sources, sinks, new_dtype),
+    )
     if sink is None and kind != "block" and not return_result:
         sinks = (io.new_array(shared=choice.name == "processes"),)
     if dtype is not None and sinks and not any(isinstance(s, NewSink) for s in sinks):
         raise PlanError(f"dtype is {dtype!r}, but all sinks exist; it is for new ones")
     first = sources[0]
+    host_bytes, device_bytes = _limits(memory)
     halo = _listed(halo)
     sizes = {name: _listed(value) for name, value in sizes.items()}
     overlap = _overlap(sizes["overlap"], _split_halo(halo, function, axes, sizes, first))
@@ -106,9 +111,10 @@ def make_task(
         ),
         overlap_known=overlap is not None,
         one_block=one_block,
-        memory_bytes=_host_bytes(memory),
+        memory_bytes=host_bytes,
+        device_bytes=device_bytes,
         need=_need(function),
-        dtype=None if dtype is None else _dtype(dtype),
+        dtype=new_dtype,
         casting=casting,
         mask=None if mask is None else Mask.of(np.asarray(mask), first.shape),
         as_memory=as_memory,
@@ -117,56 +123,13 @@ def make_task(
     )
 
 
-def count_workers(processes: int | str | None) -> int:
-    """Return the number of workers that `processes` asks for.
-
-    Raises
-    ------
-    PlanError, ArgumentTypeError
-        If it is neither a positive number, nor 'serial', nor None.
-    """
-    if processes is None:
-        return machine.cpu_count()
-    if isinstance(processes, str):
-        if processes != "serial":
-            raise PlanError(f"processes is {processes!r}; give a number, 'serial' or None")
-        return 1
-    return as_count("processes", processes, 1)
-
-
-def _choose(executor: Any, processes: int | str | None, device: Any) -> Choice:
-    """Decide who computes: what was asked for, else worker processes where they exist."""
-    workers = count_workers(processes)
-    if workers > _MOST_WORKERS:
-        raise PlanError(f"processes is {workers}; at most {_MOST_WORKERS} are started")
-    if device not in (None, "auto", "cpu"):
-        from gpublocks import gpus
-
-        status = gpus.gpu_status()
-        raise DeviceError(
-            f"device is {device!r}, but this version computes on CPUs only; use device='cpu'"
-            + (f" ({status})" if status else "")
-        )
-    if executor is not None and not isinstance(executor, str):
-        if not isinstance(getattr(executor, "workers", None), int) or not hasattr(executor, "run"):
-            raise ArgumentTypeError(
-                f"executor is a {type(executor).__name__}; give 'serial', 'threads', 'processes' "
-                "or an object with run(job, cells), name and workers"
-            )
-        name = str(getattr(executor, "name", type(executor).__name__))
-        return Choice(name, executor.workers, "given as an object", executor)
-    if executor is not None:
-        executors.check(executor)
-        reason = f"executor={executor!r}"
-        return Choice(executor, 1 if executor == "serial" else workers, reason)
-    if processes == "serial":
-        return Choice("serial", 1, "processes='serial'")
-    if executors.nested():
-        return Choice("serial", 1, "called from a worker process")
-    reason = "all CPUs of this process" if processes is None else f"processes={processes}"
-    if sys.platform != "linux":
-        return Choice("threads", workers, f"{reason}; worker processes need Linux")
-    return Choice("processes", workers, reason)
+def _dtypes(
+    sources: Sequence[Source], sinks: Sequence[Sink | NewSink], new: DType | None
+) -> list[tuple[str, DType]]:
+    """Return all types that are known so far, and what has them."""
+    found = [("the source", source.dtype) for source in sources]
+    found += [("the sink", sink.dtype) for sink in sinks if not isinstance(sink, NewSink)]
+    return found if new is None else [*found, ("the new sink", new)]
 
 
 def _check_distinct(sinks: Sequence[Sink | NewSink]) -> None:
@@ -230,16 +193,15 @@ def _overlap(overlap: Any, halo: Any) -> Any:
     return overlap
 
 
-def _host_bytes(memory: Any) -> int | None:
-    if memory is None:
-        return None
-    if isinstance(memory, Mapping):
-        unknown = set(memory) - {"host", "device"}
-        if unknown:
-            raise PlanError(f"memory has keys {sorted(unknown)}; use 'host' and 'device'")
-        limits = {key: parse_bytes(value) for key, value in memory.items() if value is not None}
-        return limits.get("host")
-    return parse_bytes(memory)
+def _limits(memory: Any) -> tuple[int | None, int | None]:
+    """Return the bytes that may be taken on the host, and on each device."""
+    if not isinstance(memory, Mapping):
+        return (None if memory is None else parse_bytes(memory)), None
+    unknown = set(memory) - {"host", "device"}
+    if unknown:
+        raise PlanError(f"memory has keys {sorted(unknown)}; use 'host' and 'device'")
+    limits = {key: parse_bytes(value) for key, value in memory.items() if value is not None}
+    return limits.get("host"), limits.get("device")
 
 
 def _listed(value: Any) -> Any:
@@ -254,9 +216,9 @@ def _need(function: Any) -> Need | None:
     return None
 
 
-def _dtype(dtype: Any) -> "np.dtype[Any]":
+def _dtype(dtype: Any) -> DType:
     try:
-        found: np.dtype[Any] = np.dtype(dtype)
+        found: DType = np.dtype(dtype)
     except TypeError as error:
         raise ArgumentTypeError(f"dtype is {dtype!r}; give a NumPy type ({error})") from None
     if found.hasobject:

@@ -10,13 +10,14 @@ from typing import Any
 
 from gpublocks import blocks as blk
 from gpublocks import io
-from gpublocks.arguments import count_workers, make_task
+from gpublocks.arguments import make_task
 from gpublocks.blocks import Block, Blocks
+from gpublocks.choosing import agree, count_workers
 from gpublocks.contracts import CellFailed, CellStarted
-from gpublocks.drafting import plan_task
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.geometry import Range
 from gpublocks.job import Job, execute
+from gpublocks.moving import settle
 from gpublocks.planning import Plan
 from gpublocks.run import TaskRun, measure
 from gpublocks.sizing import Sizes, documented_grid, normalise_axes
@@ -320,7 +321,7 @@ def process(
     """
     task = _task(locals())
     watch = _default(progress, default_progress)
-    run = TaskRun(task, plan_task(task))
+    run = TaskRun(*settle(task))
     with _workspace(workspace, run):
         _consume(run, verbose=verbose, watch=watch)
     result = _result(run, sink)
@@ -363,8 +364,7 @@ def plan(
     """
     bound = _signature.bind(function, source, sink, *args, **kwargs)
     bound.apply_defaults()
-    task = _task(bound.arguments)
-    planned = plan_task(task)
+    task, planned = settle(_task(bound.arguments))
     return measure(task, planned) if trial else planned
 
 
@@ -450,10 +450,8 @@ def _task(arguments: Mapping[str, Any]) -> Task:
     watch = _default(arguments["progress"], default_progress)
     if not callable(watch) and not isinstance(watch, bool):
         raise ArgumentTypeError(f"progress is {watch!r}; give True, False or a callable")
-    given["device"] = _default(given["device"], default_device)
     given["memory"] = _default(given["memory"], default_memory)
-    if given["processes"] is None:
-        given["executor"] = _default(given["executor"], default_executor)
+    given["executor"], given["device"] = _where(**arguments)
     sizes = {
         "size_max": _default(given.pop("size_max"), default_size_max),
         "size_min": _default(given.pop("size_min"), default_size_min),
@@ -469,6 +467,16 @@ def _task(arguments: Mapping[str, Any]) -> Task:
         own=_keywords,
         passed=[name for name in _extra if arguments[name] is not None],
     )
+
+
+def _where(*, executor: Any, device: Any, processes: Any, **others: Any) -> tuple[Any, Any]:
+    """Return executor and device: defaults, but for those that do not go with what was given."""
+    usual = None if default_device == "auto" else default_device
+    if device is None and agree(executor, usual):
+        device = usual
+    if executor is None and processes is None and agree(default_executor, device):
+        executor = default_executor
+    return executor, device
 
 
 @contextmanager

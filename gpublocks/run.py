@@ -3,16 +3,18 @@
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from itertools import chain
+from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from gpublocks import executors
 from gpublocks.contracts import (
     CellDone,
     CellFailed,
-    DType,
+    CellRefused,
     Event,
     Executor,
     NewSink,
@@ -20,20 +22,19 @@ from gpublocks.contracts import (
     Sink,
     Stage,
 )
-from gpublocks.drafting import replan
-from gpublocks.errors import PlanError
+from gpublocks.enacting import cells_of, make_executor, make_job
+from gpublocks.errors import DeviceError, PlanError
 from gpublocks.geometry import Cell
-from gpublocks.grid import Grid
 from gpublocks.job import Job, explained
+from gpublocks.moving import line, plan_rest, warn_of_rest
 from gpublocks.planning import Plan
+from gpublocks.results import Result, found_results, known_results, like_source
 from gpublocks.running import EventRun
 from gpublocks.task import Task
 from gpublocks.telling import forward_output
+from gpublocks.trial import Trial
 
 __all__ = ["TaskRun", "measure"]
-
-_ROOMY = 4
-"""A guess of what a function takes is not measured where so many times as much would fit."""
 
 
 class TaskRun:
@@ -65,18 +66,14 @@ class TaskRun:
         self.values: dict[int, Any] = {}
         self.events = EventRun(self._drive, self._stop)
         self._under_way: Run | None = None
-
-    def cells(self, *, inside: bool = True) -> Iterator[Cell]:
-        """Return the cells that are computed: those inside the mask; or the others."""
-        mask = self.task.mask
-        if mask is None:
-            return iter(self.plan.grid) if inside else iter(())
-        return (cell for cell in self.plan.grid if mask.holds(cell) == inside)
+        self._done = 0
 
     @property
     def count(self) -> int:
         """Number of cells that are computed."""
-        return len(self.plan.grid) if self.task.mask is None else sum(1 for _ in self.cells())
+        if self.task.mask is None:
+            return len(self.plan.grid)
+        return sum(1 for _ in cells_of(self.task, self.plan.grid))
 
     def _stop(self) -> None:
         under_way = self._under_way
@@ -86,8 +83,9 @@ class TaskRun:
     def _drive(self, run: EventRun) -> Generator[Event, None, None]:
         created: list[Sink] = []
         try:
-            failed = yield from self._cells(run, created)
-            if not failed and not run.cancelled:
+            # After a cell that failed this generator is closed, not resumed.
+            yield from self._cells(run, created)
+            if not run.cancelled:
                 self._verify_sources()
                 while created:
                     created[0].sync()
@@ -98,56 +96,74 @@ class TaskRun:
                 for sink in created:
                     stack.callback(sink.abort)
 
-    def _cells(self, run: EventRun, created: list[Sink]) -> Generator[Event, None, bool]:
-        cells = self.cells()
-        results = _known_results(self.task, self.plan)
-        first = next(cells, None) if results is None else None
+    def _cells(self, run: EventRun, created: list[Sink]) -> Generator[Event, None, None]:
         done: CellDone | None = None
-        if first is not None:
-            done = yield from self._first(run, first)
-            if done is None:
-                return True
-            results = [_whole(output, first, self.plan.grid) for output in done.outputs]
-            plan = replan(self.task, self.plan, done)
-            if plan.grid is not self.plan.grid:
-                done = None
-            self.plan = plan
-            cells = self.cells() if done is None else cells
-        self._create(created, results or [_like_source(self.task)] * len(self.task.sinks))
+        results = known_results(self.task, self.plan)
+        if results is None:
+            done = yield from self._first(run)
+            results = found_results(done, self.plan) if done is not None else []
+        self._create(created, results or [like_source(self.task)] * len(self.task.sinks))
         job = make_job(self.task, self.plan.grid, self.sinks)
-        if done is not None:
+        cells = cells_of(self.task, self.plan.grid)
+        # Another plan may have another first cell.
+        if done is not None and next(cells, None) == done.cell:
             stored = _store(job, done)
             self._keep(stored)
             yield stored
-            if isinstance(stored, CellFailed):
-                return True
+        else:
+            cells = cells_of(self.task, self.plan.grid)
         self._fill(created)
-        return (yield from self._pass_on(run, make_executor(self.task, self.plan), job, cells))
+        yield from self._all(run, job, cells)
 
-    def _first(self, run: EventRun, cell: Cell) -> Generator[Event, None, CellDone | None]:
-        """Compute the first cell without storing it: it shows shape, type and need of memory."""
-        job = _trial_job(self.task, self.plan.grid)
-        done: CellDone | None = None
-        for event in self._events_of(run, make_executor(self.task, self.plan), job, iter([cell])):
-            if isinstance(event, CellDone):
-                done = event
-            else:
-                yield event
-        return done
-
-    def _pass_on(
-        self, run: EventRun, executor: Executor, job: Job, cells: Iterator[Cell]
-    ) -> Generator[Event, None, bool]:
-        failed = False
-        for event in self._events_of(run, executor, job, cells):
-            self._keep(event)
-            failed = failed or isinstance(event, CellFailed)
+    def _first(self, run: EventRun) -> Generator[Event, None, CellDone | None]:
+        """Compute the first cell without storing it; take over what it showed of all others."""
+        trial = Trial(self.task, self.plan, partial(self._events_of, run))
+        for event in trial.events():
+            self.task, self.plan = trial.task, trial.plan
             yield event
-        return failed
+        self.task, self.plan = trial.task, trial.plan
+        return trial.done
+
+    def _all(self, run: EventRun, job: Job, cells: Iterator[Cell]) -> Generator[Event, None, None]:
+        """Do cells. What GPUs that nobody asked for leave undone, CPUs do."""
+        refused: list[Cell] = []
+        why: Exception | None = None
+        try:
+            executor = make_executor(self.task, self.plan)
+        except DeviceError as error:
+            if self.task.choice.otherwise is None:
+                raise
+            why = error
+        else:
+            for event in self._events_of(run, executor, job, cells):
+                self._keep(event)
+                yield event
+                if isinstance(event, CellRefused):
+                    refused.append(event.cell)
+                    why = event.error
+        if why is not None:
+            refused.sort(key=attrgetter("number"))
+            yield from self._rest(run, job, chain(refused, cells), why)
+
+    def _rest(
+        self, run: EventRun, job: Job, cells: Iterator[Cell], why: Exception
+    ) -> Generator[Event, None, None]:
+        """Let CPUs do cells that no GPU could do."""
+        first = next(cells, None)
+        if first is None:
+            return
+        task, plan = plan_rest(self.task, self.plan, self.sinks, why)
+        warn_of_rest(self.count - self._done, self.count, why)
+        executor = make_executor(task, plan)
+        for event in self._events_of(run, executor, job, chain([first], cells)):
+            self._keep(event)
+            if isinstance(event, CellFailed):
+                event.error.add_note(f"no GPU could do it before: {line(why)}")
+            yield event
 
     def _events_of(
         self, run: EventRun, executor: Executor, job: Job, cells: Iterator[Cell]
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         self._under_way = executor.run(job, cells)
         if run.cancelled:
             self._under_way.cancel()
@@ -157,10 +173,12 @@ class TaskRun:
             self._under_way = None
 
     def _keep(self, event: Event) -> None:
-        if self.task.return_result and isinstance(event, CellDone):
-            self.values[event.cell.number] = event.value
+        if isinstance(event, CellDone):
+            self._done += 1
+            if self.task.return_result:
+                self.values[event.cell.number] = event.value
 
-    def _create(self, created: list[Sink], results: list[tuple[tuple[int, ...], DType]]) -> None:
+    def _create(self, created: list[Sink], results: list[Result]) -> None:
         """Open the sinks: create those that are new for results of these shapes and types."""
         opened: list[Sink] = []
         for sink, (shape, dtype) in zip(self.task.sinks, results, strict=True):
@@ -185,40 +203,10 @@ class TaskRun:
         """Write zeros where a mask skips cells; new sinks hold zeros from the start."""
         existing = [sink for sink in self.sinks if all(sink is not new for new in created)]
         if existing:
-            for cell in self.cells(inside=False):
+            for cell in cells_of(self.task, self.plan.grid, inside=False):
                 for sink in existing:
                     region = cell.valid_in(sink.shape)
                     sink.write(region, np.zeros(region.shape, sink.dtype))
-
-
-def make_job(task: Task, grid: Grid, sinks: tuple[Sink, ...]) -> Job:
-    """Return the job of a task on a grid."""
-    return Job(
-        function=task.function,
-        sources=task.sources,
-        sinks=sinks,
-        grid=grid,
-        kwargs=task.kwargs,
-        function_type=task.function_type,
-        outputs=len(sinks),
-        as_memory=task.as_memory,
-        neighbours=task.neighbours,
-        return_result=task.return_result,
-        casting=task.casting,
-    )
-
-
-def _trial_job(task: Task, grid: Grid) -> Job:
-    """Return the job that computes a cell without storing it."""
-    return replace(make_job(task, grid, ()), outputs=len(task.sinks), keep_outputs=True)
-
-
-def make_executor(task: Task, plan: Plan) -> Executor:
-    """Return the executor that a plan names."""
-    if task.choice.given is not None:
-        return task.choice.given
-    limit = plan.worker_limit_bytes
-    return executors.make(task.choice.name, plan.budget.workers, memory_limit=limit)
 
 
 def measure(task: Task, plan: Plan) -> Plan:
@@ -231,44 +219,16 @@ def measure(task: Task, plan: Plan) -> Plan:
     """
     if task.function_type == "block":
         raise PlanError("trial=True would let a 'block' function write; plan without it")
-    cell = next(TaskRun(task, plan).cells(), None)
-    if cell is None:
-        return plan
-    for event in make_executor(task, plan).run(_trial_job(task, plan.grid), [cell]):
+
+    def do(executor: Executor, job: Job, cells: Iterator[Cell]) -> Generator[Event, None, None]:
+        yield from executor.run(job, cells)
+
+    trial = Trial(task, plan, do)
+    for event in trial.events():
         forward_output(event)
-        if isinstance(event, CellDone):
-            plan = replan(task, plan, event)
-    return plan
-
-
-def _known_results(task: Task, plan: Plan) -> list[tuple[tuple[int, ...], DType]] | None:
-    """Return shapes and types of the results, if they are known before the first cell."""
-    source = task.sources[0]
-    new = [sink for sink in task.sinks if isinstance(sink, NewSink)]
-    guessed = plan.need.origin == "default" and task.automatic and task.function_type == "array"
-    if not new:
-        tight = plan.peak_bytes * _ROOMY > plan.budget.host_bytes
-        if guessed and tight and task.choice.name == "processes":
-            return None
-        return [(sink.shape, sink.dtype) for sink in task.existing_sinks]
-    if task.function_type == "block":
-        return [_like_source(task)] * len(task.sinks)
-    result_dtype = getattr(task.function, "result_dtype", None)
-    if len(task.sinks) == 1 and callable(result_dtype):
-        return [(source.shape, np.dtype(result_dtype(source.dtype)))]
-    return None
-
-
-def _like_source(task: Task) -> tuple[tuple[int, ...], DType]:
-    return task.sources[0].shape, task.sources[0].dtype
-
-
-def _whole(output: Any, cell: Cell, grid: Grid) -> tuple[tuple[int, ...], DType]:
-    """Return shape and type of a whole result from those of one cell's valid part."""
-    shape = list(output.shape)
-    for axis in cell.axes:
-        shape[axis] = grid.shape[axis]
-    return tuple(shape), output.dtype
+        if isinstance(event, CellFailed):
+            raise event.error
+    return trial.plan
 
 
 def _store(job: Job, done: CellDone) -> CellDone | CellFailed:

@@ -1,10 +1,12 @@
-"""Where and when cells are done: the executors, each imported when it is asked for. Pure."""
+"""Where and when cells are done: executors, each imported when asked for. Touches what they do."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from gpublocks import gpus, machine
 from gpublocks.contracts import Executor
-from gpublocks.errors import PlanError
+from gpublocks.errors import DeviceError, PlanError
 from gpublocks.workers import nesting
 
 __all__ = [
@@ -18,7 +20,10 @@ __all__ = [
     "release_workers",
 ]
 
-NAMES = ("serial", "threads", "processes")
+NAMES = ("serial", "threads", "processes", "cuda")
+
+_COPIERS = 8
+"""Threads for each GPU that copy blocks: one gathers some 4 to 10 GB/s, a link takes some 50."""
 
 _HOMES = {
     "ProcessExecutor": "gpublocks.executors.processes",
@@ -42,9 +47,13 @@ def check(name: str) -> None:
     PlanError
         If the name is unknown.
     DeviceError
-        If worker processes cannot be started here.
+        If worker processes cannot be started here, or no GPU can be used.
     """
-    make(name, 1)
+    trouble = gpus.gpu_status() if name == "cuda" else ""
+    if trouble:
+        raise DeviceError(f"executor 'cuda' is not available: {trouble}")
+    if name != "cuda":
+        make(name, 1)
 
 
 def nested() -> bool:
@@ -52,16 +61,30 @@ def nested() -> bool:
     return nesting() > 0
 
 
-def make(name: str, workers: int, *, memory_limit: int | None = None) -> Executor:
+def make(
+    name: str,
+    workers: int,
+    *,
+    memory_limit: int | None = None,
+    devices: Sequence[int] = (0,),
+    device_bytes: int | None = None,
+    refuse: bool = False,
+) -> Executor:
     """Return the executor of a name.
 
     Parameters
     ----------
-    name : {'serial', 'threads', 'processes'}
+    name : {'serial', 'threads', 'processes', 'cuda'}
     workers : int
-        Cells in flight at once; one for 'serial'.
+        Cells in flight at once; one for 'serial'. Those of 'cuda' are its devices.
     memory_limit : int, optional
         Bytes by which the private memory of a worker process may grow; others ignore it.
+    devices : sequence of int
+        Numbers of the GPUs of 'cuda'.
+    device_bytes : int, optional
+        Bytes that may be taken on each of them.
+    refuse : bool
+        Whether cells that no GPU can do are announced by `CellRefused`; else they fail the run.
 
     Raises
     ------
@@ -81,4 +104,11 @@ def make(name: str, workers: int, *, memory_limit: int | None = None) -> Executo
         from gpublocks.executors.processes import ProcessExecutor
 
         return ProcessExecutor(workers, memory_limit=memory_limit)
+    if name == "cuda":
+        from gpublocks.devices.cuda import CudaDevice
+        from gpublocks.executors.stream import StreamExecutor
+
+        opened = [CudaDevice(number, device_bytes) for number in devices]
+        copiers = min(machine.cpu_count(), _COPIERS * len(opened))
+        return StreamExecutor(opened, "cuda", copiers=copiers, refuse=refuse)
     raise PlanError(f"executor is {name!r}; use one of {', '.join(map(repr, NAMES))}")
