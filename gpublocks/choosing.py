@@ -24,7 +24,7 @@ _MOST_WORKERS = 4096
 """More workers than the cores of any machine are a slip of the hand."""
 
 _ON_GPUS = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
-"""Kinds and bytes of the types that CuPy has (``cupy/_core/_dtype.pyx``)."""
+"""Kinds and bytes of the types for which CuPy has kernels (``cupy/_core/_scalar.pyx``)."""
 
 _DEVICES = "give 'auto', 'cpu', 'cuda', one such as 'cuda:0', or a list of such"
 
@@ -256,7 +256,7 @@ def _unfit(dtypes: Iterable[tuple[str, DType]]) -> str:
     """Return which type GPUs do not have, if there is one."""
     for name, dtype in dtypes:
         if dtype.itemsize not in _ON_GPUS.get(dtype.kind, ()):
-            return f"{name} has the type {dtype}, which CuPy does not know"
+            return f"{name} has the type {dtype}, with which GPUs do not compute"
     return ""
 
 
