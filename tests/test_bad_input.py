@@ -254,7 +254,15 @@ STATIC = [
     Row(90, {"memory": True}, ArgumentTypeError, TypeError, ("True",)),
     Row(90, {"memory": {"disk": 3}}, PlanError, ValueError, ("'disk'", "'host'")),
     Row(91, {"device": "cuda:3"}, DeviceError, RuntimeError, ("'cuda:3'", "device='cpu'")),
-    Row(91, {"device": "gpu"}, DeviceError, RuntimeError, ("'gpu'",)),
+    Row(91, {"device": "gpu"}, DeviceError, RuntimeError, ("'gpu'", "'auto', 'cpu', 'cuda'")),
+    Row(91, {"device": ["cuda:0", "cpu"]}, DeviceError, RuntimeError, ("'cpu'", "a list of such")),
+    Row(91, {"device": 3}, ArgumentTypeError, TypeError, ("device is a int", "'cuda:0'")),
+    Row(91, {"device": "cuda", "executor": "threads"}, PlanError, ValueError, ("contradict",)),
+    Row(91, {"device": "cuda", "function_type": "source"}, PlanError, ValueError, (
+        "'source'", "function_type='array'")),
+    Row(27, {"device": "cuda", "dtype": "M8[s]"}, DeviceError, RuntimeError, (
+        "the new sink", "datetime64[s]", "device='cpu'")),
+    Row(90, {"memory": {"device": "much"}}, PlanError, ValueError, ("'much'", "8GB")),
     Row(96, {"overlp": 3}, ArgumentTypeError, TypeError, ("'overlp'", "'overlap'")),
     Row(96, {"halo": 2, "overlap": 3}, PlanError, ValueError, ("overlap 3", "halo 2", "4")),
     Row(96, {"function_type": "arrays"}, PlanError, ValueError, ("'arrays'", "'block'")),

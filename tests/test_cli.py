@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_nvml import FakeGpu, FakeNvml, install
+from fake_nvml import FakeCupy, FakeGpu, FakeNvml, NVMLError_NotSupported, install
 from scipy import ndimage
 
 import gpublocks
 from gpublocks import block_processing as bp
+from gpublocks import machine
 from gpublocks.cli import main
 from gpublocks.cli.demo import HALO, find_cells
 from gpublocks.cli.functions import parse_keywords
@@ -24,6 +25,7 @@ from gpublocks.cli.functions import parse_keywords
 Say = Callable[..., tuple[int, str, str]]
 
 SHAPE = (24, 20, 18)
+VERSIONS = {"python": "3.11", "platform": "Linux", "cupy": "14.2.0 (cupy-cuda13x)"}
 MODULE = """
 import sys, time
 
@@ -88,6 +90,11 @@ def command(words: str, *, wanted: int = 0) -> tuple[str, str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(gpublocks.__file__).parents[1])}
+
+
+def table(text: str) -> list[str]:
+    """Return the lines of a table with single spaces."""
+    return [" ".join(line.split()) for line in text.splitlines()]
 
 
 def one_error(text: str) -> str:
@@ -271,13 +278,47 @@ def test_info_is_a_table_for_people(say: Say) -> None:
 
 
 def test_info_tells_of_gpus(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, FakeNvml([FakeGpu("H200", "GPU-1", (140 * 10**9, 60 * 10**9))]))
+    gpu = FakeGpu("H200", "GPU-1", (140 * 10**9, 60 * 10**9))
+    other = FakeGpu("H200", "GPU-2", NVMLError_NotSupported(), bus=1)
+    install(monkeypatch, FakeNvml([gpu, other]))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    _, out, _ = say("info")
-    lines = [" ".join(line.split()) for line in out.splitlines()]
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    monkeypatch.setattr(machine, "versions", lambda: VERSIONS)
+    lines = table(say("info")[1])
     assert "GPU 0 H200, 60 GB of 140 GB free, driver 580.65" in lines
     assert "limited by free GPU memory (NVML)" in lines
+    assert "GPU 1 H200, ? of ? free, driver 580.65" in lines
+    assert "limited by NVML does not tell (Not Supported)" in lines
     assert "GPU use none: CuPy is not installed: pip install 'gpublocks[cuda13]'" in lines
+    assert "executors serial, threads, processes" in lines
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy([]))
+    lines = table(say("info")[1])
+    assert "GPU use cuda:0, cuda:1, with CuPy 14.2.0 (cupy-cuda13x)" in lines
+    assert "executors serial, threads, processes, cuda" in lines
+    facts = json.loads(say("info --json")[1])
+    assert (facts["gpu_status"], [gpu["uuid"] for gpu in facts["gpus"]]) == ("", ["GPU-1", "GPU-2"])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", {}),
+        ("--device cuda:1", {"device": "cuda:1"}),
+        ("--device cuda:0,cuda:2", {"device": ["cuda:0", "cuda:2"]}),
+        ("--memory 8GB", {"memory": {"host": "8GB", "device": None}}),
+        (
+            "--device cuda --memory 8GB --device-memory 20GB",
+            {"device": "cuda", "memory": {"host": "8GB", "device": "20GB"}},
+        ),
+    ],
+)
+def test_options_name_devices(
+    say: Say, monkeypatch: pytest.MonkeyPatch, options: str, expected: dict[str, Any]
+) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(bp, "plan", lambda *arguments, **keywords: given.append(keywords) or "")
+    assert say(f"plan numpy:sqrt a.npy {options}")[0] == 0
+    assert given == [{"trial": False, **expected}]
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -305,6 +346,9 @@ def test_info_tells_of_gpus(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
         ("run numpy:sqrt a.npy s.npy --memory 8kB", "memory=8kB leaves 8 kB"),
         ("run numpy:sqrt a.npy s.npy --processes many", "processes is 'many'"),
         ("run numpy:sqrt a.npy s.npy --executor magic", "executor is 'magic'"),
+        ("run numpy:sqrt a.npy s.npy --device magic", "device is 'magic'; give 'auto', 'cpu'"),
+        ("run numpy:sqrt a.npy s.npy --device cuda:0,cpu", "device is ['cuda:0', 'cpu']"),
+        ("run numpy:sqrt a.npy s.npy --device-memory 8XB", "memory is '8XB'"),
         ("run numpy:sqrt a.npy s.npy --dtype vloat", "vloat"),
         ("run numpy:sqrt a.npy s.npy --casting loose", "casting is 'loose'"),
         ("run numpy:sqrt a.npy s.npy --mask a.npy", "give an array of bool"),

@@ -39,8 +39,9 @@ examples:
       --size-max 256 --axes all --memory 16GB
 
 With --halo or --overlap the sizes of blocks are chosen; with neither, and without --size-max,
-the whole source is one block. A sink that does not exist is created once its type is known, and
-has its name only when it is complete; one that exists is written into if it fits.
+the whole source is one block. Where there are GPUs on which the function runs they compute, unless
+--device or --processes says otherwise. A sink that does not exist is created once its type is
+known, and has its name only when it is complete; one that exists is written into if it fits.
 Standard output gets one line about the run; what the function prints goes to standard error.
 """
 _DEMO_EXAMPLES = """\
@@ -234,8 +235,9 @@ def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
     for flag, metavar, text in (
         ("--memory", "BYTES", "host memory that may be in flight, such as 8GB"),
         ("--processes", "N", "number of workers, or 'serial' (default: all CPUs)"),
-        ("--executor", "NAME", "serial, threads or processes"),
-        ("--device", "NAME", "auto or cpu"),
+        ("--executor", "NAME", "serial, threads, processes or cuda"),
+        ("--device", "NAME", "auto, cpu, cuda for all GPUs, or some of them: cuda:0,cuda:2"),
+        ("--device-memory", "BYTES", "memory that may be taken on each GPU, such as 20GB"),
     ):
         where.add_argument(flag, metavar=metavar, help=text)
     result = parser.add_argument_group("result")

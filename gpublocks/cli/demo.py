@@ -63,10 +63,10 @@ def demo(output: str, shape: str) -> None:
     with TemporaryDirectory(prefix="gpublocks-demo-") as folder:
         source, sink = Path(folder) / "brain.npy", Path(folder) / "cells.npy"
         np.save(source, image)
-        plan = bp.plan(find_cells, source, sink, halo=HALO)
+        plan = bp.plan(find_cells, source, sink, halo=HALO, device="cpu")
         print(plan, flush=True)
         start = perf_counter()
-        bp.process(find_cells, source, sink, halo=HALO)
+        bp.process(find_cells, source, sink, halo=HALO, device="cpu")
         in_blocks = perf_counter() - start
         cells = np.load(sink)
     start = perf_counter()

@@ -39,7 +39,7 @@ def _facts() -> dict[str, Any]:
         "memory_available_bytes": available.bytes,
         "memory_available_reason": available.reason,
         "gpus": [asdict(gpu) for gpu in gpus.gpus()],
-        "gpu_status": gpus.gpu_status() or "this version computes on CPUs only",
+        "gpu_status": gpus.gpu_status(),
         "executors": _executors(),
         "libraries": {
             name: version
@@ -77,7 +77,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         free, total = ["?" if size is None else format_bytes(size) for size in sizes]
         text = f"{gpu['name']}, {free} of {total} free, driver {gpu['driver'] or '?'}"
         rows += [(f"GPU {gpu['index']}", text), ("", f"limited by {gpu['limit']}")]
-    rows.append(("GPU use", f"none: {facts['gpu_status']}"))
+    rows.append(("GPU use", _use(facts)))
     rows.append(("executors", ", ".join(facts["executors"])))
     libraries = facts["libraries"]
     rows += [
@@ -85,3 +85,11 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         for n, (name, version) in enumerate(libraries.items())
     ]
     return rows
+
+
+def _use(facts: dict[str, Any]) -> str:
+    """Return which GPUs a run would use, or why none."""
+    if facts["gpu_status"]:
+        return f"none: {facts['gpu_status']}"
+    names = ", ".join(f"cuda:{gpu['index']}" for gpu in facts["gpus"])
+    return f"{names}, with CuPy {facts['libraries'].get('cupy', '?')}"

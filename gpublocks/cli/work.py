@@ -35,7 +35,7 @@ _NUMBERS = {
 """Options that are numbers, and the word that each of them may be instead."""
 _DECLARED = ("halo", "memory", "result_dtype")
 """What a function may tell about itself (`gpublocks.contracts.Filter`)."""
-_TEXTS = ("memory", "executor", "device", "dtype", "casting")
+_TEXTS = ("executor", "dtype", "casting")
 
 
 class _Watch:
@@ -111,6 +111,12 @@ def _arguments(
     if "processes" in given:
         text = given["processes"]
         arguments["processes"] = int(text) if text.isdecimal() else text
+    if "device" in given:
+        names = given["device"].split(",")
+        arguments["device"] = names if len(names) > 1 else names[0]
+    limits = {"host": given.get("memory"), "device": given.get("device_memory")}
+    if any(limits.values()):
+        arguments["memory"] = limits
     if "mask" in given:
         arguments["mask"] = np.asarray(io.as_source(given["mask"]))
     if "sink" in given:
