@@ -14,9 +14,8 @@ before the other. It takes as given
 
 * the order of the calls for one stream, as far as the thread that makes a call knows of the
   earlier ones: else they might have come in another order;
-* events: what is behind a wait comes after what is before the record. Which record that is may
-  depend on chance too; all that counts is what they have in common from the last one on that the
-  waiting thread knows of;
+* events: what is behind a wait comes after what is before the record. Which record is the last one
+  may depend on chance too; all that counts is what those have in common that may be;
 * what a thread knows to be over: what it did itself, what it waited for with `sync`, and what it
   was told by tokens through queues (`SimulatedThreads`).
 
@@ -131,6 +130,7 @@ class _Stream:
     name: str
     device: "SimulatedDevice"
     asked: list[_Operation] = field(default_factory=list)
+    calls: int = 0
     pending: deque[_Operation] = field(default_factory=deque)
     busy: bool = False
     freed: bool = False
@@ -153,6 +153,7 @@ class _Event:
     device: "SimulatedDevice"
     recorded: bool
     records: list[_Operation] = field(default_factory=list)
+    calls: int = 0
     freed: bool = False
 
     def __repr__(self) -> str:
@@ -180,21 +181,30 @@ class Oracle:
 
     def before(self, stream: _Stream) -> int:
         """Return what is over before anything that this thread asks of a stream now."""
-        knowledge = self._world.knowledge
+        known = self._world.knowledge
+        rest = known & stream.calls
         for operation in reversed(stream.asked):
-            if operation.call & knowledge:
-                return knowledge | operation.known
-        return knowledge
+            if not rest:
+                break
+            if operation.call & rest:
+                known |= operation.known
+                rest &= ~operation.known
+        return known
 
     def granted(self, event: _Event) -> int:
-        """Return what is over when an event is reached that this thread waits for now."""
-        knowledge = self._world.knowledge
-        common = -1
+        """Return what is over when an event is reached that this thread waits for now.
+
+        The last record is any that is not followed by another one that the thread knows of.
+        """
+        knowledge, common = self._world.knowledge, -1
+        rest = event.calls
         for operation in reversed(event.records):
-            common &= operation.known
-            if operation.call & knowledge:
-                return common
-        return 0
+            if not rest:
+                break
+            if operation.call & rest:
+                common &= operation.known
+                rest &= ~(operation.known if operation.call & knowledge else operation.call)
+        return common if knowledge & event.calls else 0
 
     def register(self, memory: _Memory) -> None:
         """Note that an array is page-locked."""
@@ -367,8 +377,6 @@ class SimulatedDevice:
         self._computing = threading.local()
         self._rests_since: int | None = None
 
-    # What tests do to it.
-
     def fail_allocation(self, *numbers: int) -> None:
         """Let there be no memory for the allocations of these numbers; the first ever is 1."""
         self._failing.update(numbers)
@@ -445,8 +453,6 @@ class SimulatedDevice:
         self._made += 1
         return f"{self.name} {kind}#{self._made}"
 
-    # Streams and events.
-
     def stream(self) -> _Stream:
         """Return a new stream."""
         self.check_alive()
@@ -462,7 +468,9 @@ class SimulatedDevice:
     def record(self, event: _Event, stream: _Stream) -> None:
         """Let an event be reached when all that was asked of a stream so far is done."""
         self._check_own(event, stream)
-        event.records.append(self._ask(stream, f"record on {stream.name}"))
+        operation = self._ask(stream, f"record on {stream.name}")
+        event.records.append(operation)
+        event.calls |= operation.call
         self._proceed()
 
     def wait(self, stream: _Stream, event: _Event) -> None:
@@ -487,8 +495,6 @@ class SimulatedDevice:
         if not event.recorded and not event.records:
             raise self._misuse(f"{event!r} is waited for, but was never recorded")
         return event.records[-1] if event.records else None
-
-    # Operations.
 
     def upload(self, target: _Memory, source: Array, stream: _Stream) -> None:
         """Copy page-locked bytes to the first bytes of device memory, when it is done."""
@@ -583,8 +589,6 @@ class SimulatedDevice:
         outcome.times = (float(ended - begun), None if rested is None else float(begun - rested))
         self._rests_since = ended
 
-    # What functions use.
-
     def view(
         self, memory: _Memory, offset: int, shape: tuple[int, ...], dtype: DType, order: Order
     ) -> Array:
@@ -629,8 +633,6 @@ class SimulatedDevice:
             raise self._misuse(f"{what} is for functions that are computed on the device")
         return outcome
 
-    # Its end.
-
     def classify(self, error: BaseException) -> Trouble:
         """Tell what an error means for this device."""
         if isinstance(error, SimulatedOutOfMemory):
@@ -673,8 +675,6 @@ class SimulatedDevice:
                 thing.freed = True
             things.clear()
 
-    # The queues of the streams.
-
     def _ask(
         self,
         stream: _Stream,
@@ -694,6 +694,7 @@ class SimulatedDevice:
         self._oracle.access(name, writes, writes=True, over=over, before=before)
         operation = _Operation(name, stream, run, after, call, over, before | over)
         stream.asked.append(operation)
+        stream.calls |= call
         stream.pending.append(operation)
         self._world.learn(call)
         return operation
@@ -745,8 +746,6 @@ class SimulatedDevice:
             operation.done = True
             operation.run = None
             self.done.append(operation.name)
-
-    # What calls must not do.
 
     def _check_own(self, *things: Any) -> None:
         """Check that the device can be used, and that things are of it and not given back."""
