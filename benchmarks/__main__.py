@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpublocks import bench
+from benchmarks import gpu
+from gpublocks import bench, machine
+from gpublocks.budget import parse_bytes
 
 __all__ = ["main"]
 
@@ -17,6 +19,8 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit status."""
     given = _parser().parse_args(arguments)
+    if given.command == "gpu":
+        return _measure_gpu(given)
     cases = bench.cases(quick=given.quick)
     if given.command == "list":
         for case in cases:
@@ -27,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = ", ".join(case.name for case in cases)
         print(f"no case is called {', '.join(unknown)}; there are {known}", file=sys.stderr)
         return 2
-    if given.output is not None and not given.output.absolute().parent.is_dir():
-        print(f"no such folder: {given.output.absolute().parent}", file=sys.stderr)
+    if not _has_folder(given.output):
         return 2
     chosen = [case for case in cases if not given.names or case.name in given.names]
     results = bench.run(chosen, rounds=given.rounds, folder=given.folder, tell=_teller())
@@ -37,6 +40,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(bench.table(results))
     return 1 if any("error" in case for case in results["cases"]) else 0
+
+
+def _measure_gpu(given: argparse.Namespace) -> int:
+    """Measure all that is worth it on a GPU; say in one line if there is none."""
+    if not _has_folder(given.output):
+        return 2
+    results = gpu.run(
+        output=given.output,
+        facts={"commit": _commit(), **bench.facts(), "versions": machine.versions()},
+        quick=given.quick,
+        seconds=given.budget,
+        host_bytes=given.memory,
+        folder=given.folder,
+        tell=_teller(),
+    )
+    if results["status"]:
+        print(results["status"], file=sys.stderr)
+        return 1
+    print(gpu.as_text(results))
+    return 1 if any(part["status"] in gpu.FAILED for part in results["parts"]) else 0
+
+
+def _has_folder(output: Path | None) -> bool:
+    """Tell whether a file can be written there, and say so if not."""
+    found = output is None or output.absolute().parent.is_dir()
+    if not found:
+        assert output is not None
+        print(f"no such folder: {output.absolute().parent}", file=sys.stderr)
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--rounds", type=_count, help="measure everything so often")
     run.add_argument("--folder", type=Path, help="where the temporary volumes go (3 GB)")
     run.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
+    on_gpu = commands.add_parser("gpu", help="measure all that is worth it on a GPU (8 minutes)")
+    on_gpu.add_argument("--quick", action="store_true", help="small volumes (90 seconds)")
+    on_gpu.add_argument("--budget", type=_count, help="seconds for everything")
+    on_gpu.add_argument("--memory", type=parse_bytes, help="host memory that volumes may take")
+    on_gpu.add_argument("--folder", type=Path, help="where the temporary volumes go")
+    on_gpu.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
     return parser
 
 
