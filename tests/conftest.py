@@ -3,10 +3,14 @@
 import faulthandler
 import os
 import sys
+import warnings
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from gpublocks.gpus import gpu_status
 
 HANG_SECONDS = 120.0
 """No test takes a tenth of it; one that does waits for something that will never come."""
@@ -32,6 +36,19 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     os.close(_stderr)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (trouble := _trouble_with_gpus()):
+        pytest.skip(trouble)
+
+
+@cache
+def _trouble_with_gpus() -> str:
+    # CuPy warns of what it finds or misses of CUDA, which is an error in tests.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return gpu_status(exact=True)
 
 
 @pytest.fixture(autouse=True)
