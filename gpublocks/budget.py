@@ -94,12 +94,12 @@ class Traffic:
     """What goes to a device and comes back, and the memory that this takes.
 
     A device works on a block while the one before leaves and the one after comes. So it has
-    `SLOTS` slots for blocks of all sources and as many for those of all sinks, and beside them
-    what the function takes, its own results included: the valid parts of these are copied into a
-    slot, so that the function's memory is free for the next block. Each slot has a counterpart in
+    `SLOTS` slots for blocks of all sources and as many for those of all sinks. The function gets
+    copies of a block, which it may change or keep, and what it takes beyond them includes its own
+    results, of which the valid parts are copied into a slot. Each slot has a counterpart in
     page-locked host memory, where it is filled from the sources or emptied into the sinks::
 
-        device       = SLOTS * (inputs + outputs) + need
+        device       = SLOTS * (inputs + outputs) + inputs + need
         page-locked  = SLOTS * (inputs + outputs)           for each device
 
     A slot for results has room for a whole block, though only the valid part comes back.
@@ -130,7 +130,7 @@ class Traffic:
 
     def device_bytes(self, block: int, need: Need) -> int:
         """Return the bytes that are taken on one device."""
-        return self.pinned_bytes(block) + need.of(block)
+        return self.pinned_bytes(block) + self.input_bytes(block) + need.of(block)
 
     def longest_bytes(self, block: int) -> int:
         """Return the bytes of the largest single array of a block."""

@@ -10,12 +10,20 @@ from math import prod
 import numpy as np
 
 from gpublocks import machine
-from gpublocks.budget import Budget, Need, format_bytes
+from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
 from gpublocks.contracts import Array, CellDone, NewSink, Reach, Source
 from gpublocks.errors import BudgetError, PlanError, SinkError
+from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
 from gpublocks.planning import Plan, Volume
-from gpublocks.sizing import Layout, automatic_grid, documented_grid, normalise_axes
+from gpublocks.sizing import (
+    Layout,
+    automatic_grid,
+    device_cost,
+    device_grid,
+    documented_grid,
+    normalise_axes,
+)
 from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.task import Task, check_periodic
 
@@ -23,34 +31,74 @@ __all__ = ["plan_task", "replan"]
 
 _SHARING_WORK = 100_000
 """Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
+_WORTH_IT = 0.9
+"""Part of the time that other blocks may take, since the first cell is computed anew for them."""
 
 
 def plan_task(task: Task) -> Plan:
-    """Choose blocks and workers for a task.
+    """Choose blocks and workers for a task; for devices by what is free on them right now.
 
     Raises
     ------
-    PlanError, BudgetError, SinkError
+    PlanError, BudgetError, SinkError, DeviceError
         If it cannot be done as asked. Nothing has been created by then.
     """
-    budget = machine.host_budget(task.choice.workers, task.memory_bytes)
-    grid = _grid(task, budget)
+    choice = task.choice
+    if choice.devices:
+        budget = machine.device_budget(choice.devices, task.memory_bytes, task.device_bytes)
+        return _draft(task, budget, _results(task))
+    return _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
+
+
+def _draft(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Plan:
+    grid = _grid(task, budget, results)
     if len(grid) > 1:
         check_periodic(task.function, task.kwargs)
     _check_shapes(task, grid.shape, grid.axes)
     check_aliasing(task, grid)
     _check_neighbours(task)
-    plan = _plan(task, grid, budget)
-    if plan.worker_bytes > budget.host_bytes:
+    plan = _plan(task, grid, budget, _traffic(task, results) if task.choice.devices else None)
+    if not plan.fits:
         plan = _lighter(task, plan)
-    return _within_budget(task, plan)
+    return _within_budget(task, plan) if plan.traffic is None else _within_devices(task, plan)
 
 
-def _grid(task: Task, budget: Budget) -> Grid:
+def _results(task: Task, shown: Sequence[Volume] = ()) -> list[Volume]:
+    """Return what the sinks hold, new ones what was shown; else what is declared, or like a source.
+
+    Parameters
+    ----------
+    shown : sequence of Volume
+        Whole results as the first cell shows them, one for each sink.
+    """
+    first = task.sources[0]
+    declared = getattr(task.function, "result_dtype", None)
+    dtype = np.dtype(declared(first.dtype)) if callable(declared) else first.dtype
+    expected = list(shown) or [Volume(first.shape, dtype)] * len(task.sinks)
+    return [
+        replace(result, dtype=task.dtype or result.dtype)
+        if isinstance(sink, NewSink)
+        else Volume(sink.shape, sink.dtype)
+        for sink, result in zip(task.sinks, expected, strict=True)
+    ]
+
+
+def _traffic(task: Task, results: Sequence[Volume]) -> Traffic:
+    """Return what goes through devices."""
+    arrays: list[Source | Volume] = [*task.sources, *results]
+    nbytes = [prod(array.shape) * array.dtype.itemsize for array in arrays]
+    count = len(task.sources)
+    return Traffic(prod(task.sources[0].shape), tuple(nbytes[:count]), tuple(nbytes[count:]))
+
+
+def _grid(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Grid:
     first = task.sources[0]
     empty = 0 in first.shape
     if task.automatic and not empty:
-        return _automatic(task, budget)
+        layout = _layout(task, results)
+        if not task.choice.devices:
+            return automatic_grid(layout, budget)
+        return device_grid(layout, _traffic(task, results), _need(task), budget)
     axes = "all" if task.automatic and task.axes is None else task.axes
     axes = normalise_axes(axes, len(first.shape), first.order, first.unit)
     sizes = task.sizes
@@ -60,7 +108,7 @@ def _grid(task: Task, budget: Budget) -> Grid:
     return Grid(first.shape, (0,), (AxisSplit(first.shape[0], 0, 0, 0),)) if empty else grid
 
 
-def _automatic(task: Task, budget: Budget) -> Grid:
+def _layout(task: Task, results: Sequence[Volume]) -> Layout:
     first = task.sources[0]
     ndim = len(first.shape)
     axes = normalise_axes("all" if task.axes is None else task.axes, ndim, first.order)
@@ -72,12 +120,12 @@ def _automatic(task: Task, budget: Budget) -> Grid:
             f"overlap has {len(overlaps)} values (or halo has), but there are {len(axes)} axes"
         )
     if task.axes is None:
-        common = [axis for axis in axes if _all_have(task, axis, first.shape[axis])]
+        common = [axis for axis in axes if _all_have(task, results, axis)]
         _check_shapes(task, first.shape, common or axes)
         axes, overlaps = common, [overlaps[axis] for axis in common]
     need = _need(task)
     staged = sum(2 * volume.dtype.itemsize for volume in _volumes(task) if volume.staged)
-    layout = Layout(
+    return Layout(
         shape=first.shape,
         itemsize=sum(source.dtype.itemsize for source in task.sources),
         order=first.order,
@@ -92,11 +140,11 @@ def _automatic(task: Task, budget: Budget) -> Grid:
         + staged,
         fixed_bytes=need.fixed,
     )
-    return automatic_grid(layout, budget)
 
 
-def _all_have(task: Task, axis: int, length: int) -> bool:
-    arrays: list[Source] = [*task.sources, *task.existing_sinks]
+def _all_have(task: Task, results: Sequence[Volume], axis: int) -> bool:
+    length = task.sources[0].shape[axis]
+    arrays: list[Source | Volume] = [*task.sources, *task.existing_sinks, *results]
     return all(axis < len(array.shape) and array.shape[axis] == length for array in arrays)
 
 
@@ -148,7 +196,7 @@ def _volumes(task: Task) -> list[Volume]:
     ]
 
 
-def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
+def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None) -> Plan:
     volumes = _volumes(task)
     count = len(task.sources)
     known = len(task.sinks) == len(task.existing_sinks)
@@ -156,6 +204,8 @@ def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
     in_memory = [sink for sink in task.sinks if isinstance(sink, NewSink) and not sink.location]
     if task.automatic:
         sizing = "chosen for caches, workers and memory"
+        if traffic is not None:
+            sizing = "chosen for throughput and memory of devices"
     elif task.one_block or len(grid) == 1:
         sizing = "one block"
         if not task.one_block and task.sizes.size_max is None:
@@ -175,13 +225,15 @@ def _plan(task: Task, grid: Grid, budget: Budget) -> Plan:
         enforced=task.choice.name == "processes" and sys.platform == "linux",
         own_writes=task.function_type == "block",
         result_bytes=len(in_memory) * prod(first.shape) * (task.dtype or first.dtype).itemsize,
+        devices=task.choice.devices[: min(budget.workers, max(1, len(grid)))],
+        traffic=traffic,
     )
 
 
 def _lighter(task: Task, plan: Plan) -> Plan:
     """Return the plan or the one not optimised for workers, whichever has smaller blocks."""
     plain = replace(task, sizes=replace(task.sizes, optimization=False))
-    other = _plan(plain, _grid(plain, plan.budget), plan.budget)
+    other = _plan(plain, _grid(plain, plan.budget), plan.budget, plan.traffic)
     return min(plan, other, key=lambda plan: plan.worker_bytes)
 
 
@@ -215,20 +267,68 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
     )
 
 
+def _within_devices(task: Task, plan: Plan) -> Plan:
+    """Check that blocks fit devices; leave out those for which there is no page-locked memory.
+
+    What a function takes refuses nothing where it is a guess: blocks are halved if there is no
+    room for it. The slots and its arguments are certain.
+    """
+    budget, sure = plan.budget, _certain(plan)
+    if not sure.fits:
+        raise BudgetError(f"{_shortage(sure)}; {_advice(task, sure)}")
+    workers = min(budget.workers, budget.host_bytes // max(1, plan.worker_bytes))
+    return replace(plan, budget=replace(budget, workers=workers), devices=plan.devices[:workers])
+
+
+def _shortage(plan: Plan) -> str:
+    """Return how much of what memory a block on a device lacks."""
+    budget, traffic, voxels = plan.budget, plan.traffic, plan.voxels
+    assert traffic is not None
+    needed, limit, reason = plan.device_peak_bytes, budget.device_bytes or 0, budget.device_reason
+    coming = format_bytes(traffic.input_bytes(voxels))
+    going = format_bytes(traffic.output_bytes(voxels))
+    if needed > limit:
+        where = f"on the device ({SLOTS + 1} x in {coming} + {SLOTS} x out {going}"
+        where += f" + function {plan.need.per_voxel:g} B per voxel)" if plan.need.per_voxel else ")"
+    else:
+        needed, limit, reason = plan.worker_bytes, budget.host_bytes, budget.reason
+        where = f"of page-locked host memory for one device ({SLOTS} x (in {coming} + out {going}))"
+    return (
+        f"one block of {plan.grid.largest} voxels needs {format_bytes(needed)} {where}, "
+        f"but {reason} leaves {format_bytes(limit)}"
+    )
+
+
+def _certain(plan: Plan) -> Plan:
+    """Return the plan without what is a guess about a function on devices."""
+    guessed = plan.traffic is not None and plan.need.origin == "default"
+    return replace(plan, need=Need(0.0)) if guessed else plan
+
+
+def _room(plan: Plan) -> float:
+    """Return the part of a block for which there is memory."""
+    fixed, host_bytes = plan.need.fixed, plan.budget.host_bytes
+    if plan.traffic is None:
+        return (host_bytes - fixed) / (plan.worker_bytes - fixed)
+    on_device = ((plan.budget.device_bytes or 0) - fixed) / (plan.device_peak_bytes - fixed)
+    return min(on_device, host_bytes / plan.worker_bytes)
+
+
 def _advice(task: Task, plan: Plan) -> str:
     """Return what would make the blocks of a plan fit: a size that was tried, if there is one."""
     first, grid = task.sources[0], plan.grid
     if task.automatic:
         return "use a smaller overlap or more memory"
     axes = normalise_axes(task.axes, len(first.shape), first.order, first.unit)
-    room = (plan.budget.host_bytes - plan.need.fixed) / (plan.worker_bytes - plan.need.fixed)
+    room = _room(plan)
     for axis in sorted(axes, key=lambda axis: -grid.largest[axis]):
         lengths = [int(grid.largest[a] * (room if a == axis else 1)) for a in axes]
         sizes = replace(task.sizes, size_max=lengths)
         smaller = replace(task, one_block=False, sizes=sizes)
         with suppress(PlanError):
-            tried = _lighter(smaller, _plan(smaller, _grid(smaller, plan.budget), plan.budget))
-            if tried.worker_bytes <= plan.budget.host_bytes:
+            cut = _grid(smaller, plan.budget)
+            tried = _lighter(smaller, _plan(smaller, cut, plan.budget, plan.traffic))
+            if _certain(tried).fits:
                 where = f"axes {axes}" if len(axes) > 1 else f"axis {axis}"
                 return f"use size_max={lengths if len(axes) > 1 else lengths[0]} on {where}"
     return "use smaller blocks, or give overlap or halo without sizes, which are then chosen"
@@ -322,14 +422,55 @@ def replan(task: Task, plan: Plan, first: CellDone) -> Plan:
     Plan
         With the same grid, unless sizes were chosen here and would break the budget.
     """
-    if first.peak_bytes is None:
+    if plan.traffic is not None:
+        return _replan_on_devices(task, plan, first)
+    need = _measured(task, plan, first)
+    if need is None:
         return plan
-    voxels = first.cell.read_in(task.sources[0].shape).size
-    taken = max(0, first.peak_bytes - first.read_bytes) / max(1, voxels)
-    need = Need(per_voxel=taken, fixed=plan.need.fixed, origin="measured")
     measured = replace(plan, need=need)
     if measured.peak_bytes <= plan.budget.host_bytes:
         return measured
-    if task.automatic and task.function_type == "array" and not task.return_result:
+    if _may_replan(task):
         return plan_task(replace(task, need=need))
     return _within_budget(task, measured)
+
+
+def _may_replan(task: Task) -> bool:
+    return task.automatic and task.function_type == "array" and not task.return_result
+
+
+def _measured(task: Task, plan: Plan, first: CellDone) -> Need | None:
+    if first.peak_bytes is None:
+        return None
+    voxels = first.cell.read_in(task.sources[0].shape).size
+    taken = max(0, first.peak_bytes - first.read_bytes) / max(1, voxels)
+    return Need(per_voxel=taken, fixed=plan.need.fixed, origin="measured")
+
+
+def _replan_on_devices(task: Task, plan: Plan, first: CellDone) -> Plan:
+    """Return the plan with what the first cell took and gave, with other blocks where they pay.
+
+    The budget stays: this process has taken a part of what was free. Sizes that were given stay
+    too, whatever was measured: this cell has been done, and others may be halved.
+    """
+    results = _results(task, [_whole(output, first.cell, plan.grid) for output in first.outputs])
+    traffic = _traffic(task, results)
+    need = _measured(task, plan, first) or plan.need
+    if not _may_replan(task):
+        return replace(_within_devices(task, replace(plan, traffic=traffic)), need=need)
+    task = replace(task, need=need)
+    budget = replace(plan.budget, workers=len(task.choice.devices))
+    kept, other = _plan(task, plan.grid, budget, traffic), _draft(task, budget, results)
+    layout = _layout(task, results)
+    before, after = (device_cost(p.grid, layout, traffic, budget) for p in (kept, other))
+    if kept.fits and after > _WORTH_IT * before:
+        return _within_devices(task, kept)
+    return other
+
+
+def _whole(output: Array, cell: Cell, grid: Grid) -> Volume:
+    """Return the whole result of which a cell has given a part."""
+    shape = list(output.shape)
+    for axis in cell.axes:
+        shape[axis] = grid.shape[axis]
+    return Volume(tuple(shape), output.dtype)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
-from gpublocks.budget import Budget, Need, format_bytes
+from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
 from gpublocks.contracts import DType, Order
 from gpublocks.grid import Grid
 
@@ -68,6 +68,10 @@ class Plan:
         Whether the function writes into the sinks itself.
     result_bytes : int
         Memory of results that are returned as arrays, if they are like the source.
+    devices : tuple of int
+        Numbers of the CUDA devices that compute; none where that is done in host memory.
+    traffic : Traffic or None
+        What goes to these devices and comes back, as far as that is known.
     """
 
     grid: Grid
@@ -81,6 +85,13 @@ class Plan:
     enforced: bool = False
     own_writes: bool = False
     result_bytes: int = 0
+    devices: tuple[int, ...] = ()
+    traffic: Traffic | None = None
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of the largest block of the (first) source."""
+        return self.sources[0].block_bytes(self.grid) // self.sources[0].dtype.itemsize
 
     @property
     def block_bytes(self) -> int:
@@ -95,14 +106,27 @@ class Plan:
 
     @property
     def worker_bytes(self) -> int:
-        """Predicted bytes in flight for one worker."""
-        voxels = self.sources[0].block_bytes(self.grid) // self.sources[0].dtype.itemsize
-        return self.block_bytes + self.need.of(voxels) + self.staging_bytes
+        """Predicted bytes in flight on the host for one worker; for a device page-locked ones."""
+        if self.traffic is not None:
+            return self.traffic.pinned_bytes(self.voxels)
+        return self.block_bytes + self.need.of(self.voxels) + self.staging_bytes
 
     @property
     def peak_bytes(self) -> int:
         """Predicted bytes in flight on the host, over all workers, beyond the idle ones."""
         return self.worker_bytes * min(self.budget.workers, max(1, len(self.grid)))
+
+    @property
+    def device_peak_bytes(self) -> int:
+        """Predicted bytes in use on each device; 0 where none is used."""
+        return self.traffic.device_bytes(self.voxels, self.need) if self.traffic is not None else 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether a block fits into memory, of the host and of a device, as predicted."""
+        device_bytes = self.budget.device_bytes or 0
+        on_device = self.traffic is None or self.device_peak_bytes <= device_bytes
+        return on_device and self.worker_bytes <= self.budget.host_bytes
 
     @property
     def worker_limit_bytes(self) -> int:
@@ -116,7 +140,7 @@ class Plan:
 
     @property
     def peak_origin(self) -> Literal["estimated", "measured"]:
-        """Whether the peak rests on a measurement."""
+        """Whether the peak (of devices, where they compute) rests on a measurement."""
         return "measured" if self.need.origin == "measured" else "estimated"
 
     @property
@@ -164,7 +188,10 @@ class Plan:
             "peak_origin": self.peak_origin,
             "enforced": self.enforced,
             "worker_limit_bytes": self.worker_limit_bytes if self.enforced else None,
-            "device_peak_bytes": 0,
+            "devices": list(self.devices),
+            "device_bytes": self.budget.device_bytes,
+            "device_limit": self.budget.device_reason or None,
+            "device_peak_bytes": self.device_peak_bytes,
             "result_bytes": self.result_bytes,
             "read_bytes": self.read_bytes,
             "written_bytes": self.written_bytes if self.sinks else None,
@@ -181,17 +208,6 @@ class Plan:
         shared = ", ".join(f"{overlap} on axis {axis}" for axis, overlap in overlaps.items())
         first = self.sources[0]
         workers = min(self.budget.workers, max(1, len(self.grid)))
-        voxels = first.block_bytes(self.grid) // first.dtype.itemsize
-        formula = (
-            f"{workers} workers x (block {format_bytes(self.block_bytes)} + function "
-            f"{self.need.per_voxel:g} B x {voxels} voxels"
-        )
-        if self.need.fixed:
-            formula += f" + {format_bytes(self.need.fixed)}"
-        if self.staging_bytes:
-            formula += f" + staging {format_bytes(self.staging_bytes)}"
-        kept = f"a worker is held at {format_bytes(self.worker_limit_bytes)}"
-        kept = kept if self.enforced else "not enforced"
         rows = [
             ("source", f"{first.shape} {first.dtype}, order {first.order}"),
             ("blocks", f"{len(self.grid)} ({counts})"),
@@ -199,10 +215,7 @@ class Plan:
             ("sizes", self.sizing),
             ("overlap", f"{shared or 'none'}; {self.over_read:.2f} voxels read for each voxel"),
             ("executor", f"{self.executor}, {workers} at once: {self.executor_reason}"),
-            ("host peak", f"{format_bytes(self.peak_bytes)} ({self.peak_origin}, {kept})"),
-            ("", f"= {formula})"),
-            ("host limit", f"{format_bytes(self.budget.host_bytes)} ({self.budget.reason})"),
-            ("device peak", "no device is used"),
+            *self._memory_rows(workers),
             ("reads", format_bytes(self.read_bytes)),
             ("writes", self._writes()),
             ("write safety", self._safety()),
@@ -210,6 +223,44 @@ class Plan:
         if self.result_bytes:
             rows.insert(-1, ("result", f"about {format_bytes(self.result_bytes)} in host memory"))
         return rows
+
+    def _memory_rows(self, workers: int) -> list[tuple[str, str]]:
+        if self.traffic is not None:
+            return self._device_rows(self.traffic)
+        formula = (
+            f"{workers} workers x (block {format_bytes(self.block_bytes)} + {self._function()}"
+        )
+        if self.staging_bytes:
+            formula += f" + staging {format_bytes(self.staging_bytes)}"
+        kept = f"a worker is held at {format_bytes(self.worker_limit_bytes)}"
+        kept = kept if self.enforced else "not enforced"
+        return [
+            ("host peak", f"{format_bytes(self.peak_bytes)} ({self.peak_origin}, {kept})"),
+            ("", f"= {formula})"),
+            ("host limit", f"{format_bytes(self.budget.host_bytes)} ({self.budget.reason})"),
+            ("device peak", "no device is used"),
+        ]
+
+    def _device_rows(self, traffic: Traffic) -> list[tuple[str, str]]:
+        coming = format_bytes(traffic.input_bytes(self.voxels))
+        going = format_bytes(traffic.output_bytes(self.voxels))
+        device_slots = f"{SLOTS + 1} x in {coming} + {SLOTS} x out {going}"
+        where = ", ".join(f"cuda:{number}" for number in self.devices)
+        where = f"each of {where}" if len(self.devices) > 1 else where
+        host, device = format_bytes(self.peak_bytes), format_bytes(self.device_peak_bytes)
+        limit = format_bytes(self.budget.device_bytes or 0)
+        return [
+            ("host peak", f"{host} of page-locked memory (estimated)"),
+            ("", f"= {len(self.devices)} x {SLOTS} x (in {coming} + out {going})"),
+            ("host limit", f"{format_bytes(self.budget.host_bytes)} ({self.budget.reason})"),
+            ("device peak", f"{device} on {where} ({self.peak_origin})"),
+            ("", f"= {device_slots} + {self._function()}"),
+            ("device limit", f"{limit} ({self.budget.device_reason})"),
+        ]
+
+    def _function(self) -> str:
+        text = f"function {self.need.per_voxel:g} B x {self.voxels} voxels"
+        return text + (f" + {format_bytes(self.need.fixed)}" if self.need.fixed else "")
 
     def _writes(self) -> str:
         if not self.sinks:

@@ -1,5 +1,8 @@
 """Plans for GPUs: what devices have left, what blocks take there, and which blocks are chosen."""
 
+import ast
+import json
+import re
 from dataclasses import replace
 from math import prod
 
@@ -13,12 +16,16 @@ from test_sizing import check_ranges
 
 from gpublocks import gpus, machine
 from gpublocks.budget import SLOTS, Budget, Need, Traffic
+from gpublocks.contracts import CellDone
+from gpublocks.drafting import plan_task, replan
 from gpublocks.errors import BudgetError, DeviceError, PlanError
 from gpublocks.geometry import Region
 from gpublocks.gpus import Gpu
+from gpublocks.io import new_array
 from gpublocks.io.npy import Source
-from gpublocks.sizing import Layout, device_cost, device_grid
+from gpublocks.sizing import Layout, Sizes, device_cost, device_grid, documented_grid
 from gpublocks.slots import places, total_bytes
+from gpublocks.task import Choice, Task
 
 some = settings(max_examples=100, deadline=None)
 GB = 10**9
@@ -187,7 +194,8 @@ def test_slots_hold_what_the_pipeline_puts_into_them(volumes, cut, per_voxel, fi
     slots = SLOTS * (traffic.input_bytes(block) + traffic.output_bytes(block))
     assert traffic.pinned_bytes(block) == slots
     need = Need(per_voxel, fixed)
-    assert traffic.device_bytes(block, need) == slots + int(per_voxel * block) + fixed
+    device = slots + traffic.input_bytes(block) + int(per_voxel * block) + fixed
+    assert traffic.device_bytes(block, need) == device
     assert traffic.longest_bytes(block) == max(
         region.size * array.dtype.itemsize for region, array in zip(regions, arrays, strict=True)
     )
@@ -374,3 +382,357 @@ def test_a_block_that_does_not_fit_a_device_is_refused_with_numbers():
     ) as caught:
         grid_of(volume(200), budget_of(10_000_000))
     assert isinstance(caught.value, MemoryError)
+
+
+# --- plans of tasks ----------------------------------------------------------------------------
+
+
+def identity(array):
+    return array
+
+
+def hollow(shape, dtype="float32"):
+    """Return an array that takes no memory."""
+    return np.lib.stride_tricks.as_strided(np.zeros((), dtype), shape, [0] * len(shape))
+
+
+def task_of(source, *sinks, devices=(0,), function=identity, **changes):
+    sources = source if isinstance(source, list) else [source]
+    given = {"overlap": 4, "processes": len(devices), **changes.pop("sizes", {})}
+    return Task(
+        function=function,
+        kwargs={},
+        function_type="array",
+        sources=tuple(Source(array=array) for array in sources),
+        sinks=tuple(
+            new_array() if sink is None else Source(array=sink) for sink in sinks or (None,)
+        ),
+        choice=Choice("cuda", len(devices), "device='cuda'", devices=devices),
+        sizes=Sizes(**given),
+        **{"overlap_known": given["overlap"] is not None, **changes},
+    )
+
+
+def planned(task, budget):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "device_budget", lambda devices, host, device: budget)
+        return plan_task(task)
+
+
+@st.composite
+def tasks(draw, **sizes):
+    shape = tuple(draw(st.lists(st.integers(1, 300), min_size=1, max_size=3)))
+    ndim = len(shape)
+    many = draw(st.lists(dtypes, min_size=2, max_size=4))
+    sources = [hollow(shape, many[0]), *(hollow((*shape, 2), d) for d in many[2:])]
+    sink = draw(st.sampled_from([None, hollow(shape, many[1]), hollow((*shape, 3), many[1])]))
+    overlap = [min(draw(st.integers(0, 40)), length - 1) for length in shape]
+    return task_of(
+        sources,
+        sink,
+        devices=tuple(range(draw(st.integers(1, 4)))),
+        axes=list(range(ndim)),
+        sizes={"overlap": overlap, **sizes},
+        dtype=draw(st.sampled_from([None, np.dtype("float64")])) if sink is None else None,
+        need=draw(st.sampled_from([None, Need(2.5, origin="filter"), Need(9, 777, "filter")])),
+    )
+
+
+def certain(plan):
+    return plan.need if plan.need.origin != "default" else Need(0)
+
+
+@some
+@given(tasks(), amounts, amounts)
+def test_a_plan_keeps_what_devices_and_host_have(task, on_device, on_host):
+    budget = budget_of(on_device, on_host, len(task.choice.devices))
+    try:
+        plan = planned(task, budget)
+    except BudgetError:
+        return
+    cells = list(plan.grid) if len(plan.grid) < 300 else [plan.grid[0], plan.grid[-1]]
+    outs = [(s.shape, s.dtype) for s in task.existing_sinks] or [
+        (task.sources[0].shape, task.dtype or task.sources[0].dtype)
+    ]
+    for cell in cells:
+        ins = [(s.shape, s.dtype) for s in task.sources]
+        slots = [cell.read_in(shape).size * dtype.itemsize for shape, dtype in (*ins, *outs)]
+        need = plan.need.of(cell.read_in(plan.grid.shape).size) + sum(slots[: len(ins)])
+        assert 2 * sum(slots) + need <= plan.device_peak_bytes <= on_device
+        assert 2 * sum(slots) * len(plan.devices) <= plan.peak_bytes <= on_host
+        assert max(slots) < 2**31
+    assert plan.devices == task.choice.devices[: len(plan.devices)]
+    assert 1 <= len(plan.devices) <= len(plan.grid)
+    assert plan.budget.device_bytes == on_device
+    assert planned(task, budget) == plan
+
+
+@some
+@given(tasks(size_max=50, optimization=False), amounts, amounts)
+def test_sizes_that_are_given_are_kept_or_refused_with_some_that_fit(task, on_device, on_host):
+    task = replace(task, sizes=replace(task.sizes, overlap=2))
+    if any(length < 3 for length in task.sources[0].shape):
+        return
+    budget = budget_of(on_device, on_host, len(task.choice.devices))
+    try:
+        plan = planned(task, budget)
+    except BudgetError as error:
+        message = str(error)
+    else:
+        assert plan.sizing in ("as given", "one block")
+        shape = task.sources[0].shape
+        assert plan.grid == documented_grid(shape, task.axes, task.sizes, task.units)
+        assert plan.traffic.device_bytes(plan.voxels, certain(plan)) <= on_device
+        assert plan.peak_bytes <= on_host
+        return
+    advice = re.search(r"use size_max=(\S+|\[.*?\]) on ax[ei]s (\S+|\[.*?\])$", message)
+    if advice is None:
+        assert message.endswith(
+            "use smaller blocks, or give overlap or halo without sizes, which are then chosen"
+        )
+        return
+    sizes = replace(task.sizes, size_max=ast.literal_eval(advice[1]))
+    plan = planned(replace(task, sizes=sizes), budget)
+    assert plan.traffic.device_bytes(plan.voxels, certain(plan)) <= on_device
+
+
+def fixed_sizes(**changes):
+    """Return a task with ten blocks, whose bytes are a multiple of 512."""
+    sizes = {"size_max": 128, "overlap": 0, "optimization": False}
+    return task_of(hollow((1280, 100, 100)), sizes=sizes, **changes)
+
+
+BLOCK = 128 * 100 * 100
+SLOTS_BYTES = 2 * (4 * BLOCK + 4 * BLOCK)
+CERTAIN_BYTES = SLOTS_BYTES + 4 * BLOCK
+
+
+def test_what_is_only_guessed_of_a_function_refuses_no_sizes():
+    plan = planned(fixed_sizes(), budget_of(CERTAIN_BYTES))
+    assert len(plan.grid) == 10
+    assert plan.device_peak_bytes == CERTAIN_BYTES + 32 * BLOCK
+    assert plan.peak_origin == "estimated"
+
+
+def test_slots_that_do_not_fit_a_device_are_refused():
+    with pytest.raises(
+        BudgetError,
+        match=r"one block of \(128, 100, 100\) voxels needs 25.6 MB on the device \(3 x in "
+        r"5.12 MB \+ 2 x out 5.12 MB\), but <device> leaves 25.5 MB; use size_max=127 on axis 0",
+    ):
+        planned(fixed_sizes(), budget_of(CERTAIN_BYTES - 100_000))
+
+
+def test_a_function_that_is_known_to_take_too_much_is_refused():
+    task = fixed_sizes(need=Need(10, origin="filter"))
+    assert len(planned(task, budget_of(CERTAIN_BYTES + 10 * BLOCK)).grid) == 10
+    with pytest.raises(
+        BudgetError,
+        match=r"needs 38.4 MB on the device \(.* \+ function 10 B per voxel\), but <device> leaves "
+        "20 MB; use size_max=66 on axis 0",
+    ):
+        planned(task, budget_of(20 * 10**6))
+
+
+def test_the_budget_wins_over_optimising_for_devices():
+    task = fixed_sizes(devices=(0, 1, 2))
+    optimised = {"optimization": True, "optimization_fix": "increase"}
+    task = replace(task, sizes=replace(task.sizes, **optimised))
+    assert len(planned(task, budget_of(1 << 40, devices=3)).grid) == 9
+    assert len(planned(task, budget_of(CERTAIN_BYTES, devices=3)).grid) == 10
+
+
+def test_no_size_is_advised_that_does_not_fit():
+    task = task_of(hollow((1200,), "uint8"), sizes={"size_max": 1200, "overlap": 0})
+    with pytest.raises(BudgetError, match=r"<device> leaves 5 kB; use smaller blocks, or give"):
+        planned(task, budget_of(5_000))
+
+
+def test_page_locked_memory_decides_how_many_devices_take_part():
+    task = fixed_sizes(devices=(3, 1, 0))
+    plan = planned(task, budget_of(1 << 40, 2 * SLOTS_BYTES + 1, 3))
+    assert plan.devices == (3, 1)
+    assert plan.budget.workers == 2
+    with pytest.raises(
+        BudgetError,
+        match=r"needs 20.5 MB of page-locked host memory for one device .* <host> leaves 5.12 MB; "
+        "use size_max=32 on axis 0",
+    ):
+        planned(task, budget_of(1 << 40, SLOTS_BYTES // 4, 3))
+
+
+def test_no_more_devices_than_blocks():
+    task = task_of(hollow((10, 10)), devices=(0, 1, 2), one_block=True)
+    plan = planned(task, budget_of(1 << 40, devices=3))
+    assert len(plan.grid) == 1
+    assert plan.devices == (0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "itemsize"),
+    [({}, 2), ({"dtype": np.dtype("float64")}, 8), ({"declared": "complex64"}, 8)],
+)
+def test_new_sinks_are_expected_to_be_of_the_type_that_is_known(changes, itemsize):
+    def function(array):
+        raise AssertionError("planning calls nothing")
+
+    if "declared" in changes:
+        function.result_dtype = lambda dtype: changes["declared"]
+    dtype = changes.get("dtype")
+    task = task_of(hollow((64, 64), "uint16"), None, None, function=function, dtype=dtype)
+    traffic = planned(task, budget_of(1 << 40)).traffic
+    assert traffic == Traffic(64 * 64, (64 * 64 * 2,), (64 * 64 * itemsize,) * 2)
+
+
+def test_without_sinks_nothing_comes_back_through_slots():
+    task = replace(task_of(hollow((64, 64))), sinks=(), return_result=True)
+    assert planned(task, budget_of(1 << 40)).traffic.outputs == ()
+
+
+def test_an_empty_volume_is_planned():
+    plan = planned(task_of(hollow((0, 5))), budget_of(1 << 20))
+    assert (plan.device_peak_bytes, plan.peak_bytes) == (0, 0)
+    assert plan.devices == (0,)
+
+
+def test_a_plan_for_devices_prints_itself():
+    task = fixed_sizes(devices=(0, 1), need=Need(10, 5000, origin="filter"))
+    plan = planned(task, budget_of(10**9, 10**8, 2))
+    rows = [(name, text) for name, text in plan.rows() if name in MEMORY]
+    assert rows == [
+        ("host peak", "41 MB of page-locked memory (estimated)"),
+        ("", "= 2 x 2 x (in 5.12 MB + out 5.12 MB)"),
+        ("host limit", "100 MB (<host>)"),
+        ("device peak", "38.4 MB on each of cuda:0, cuda:1 (estimated)"),
+        ("", "= 3 x in 5.12 MB + 2 x out 5.12 MB + function 10 B x 1280000 voxels + 5 kB"),
+        ("device limit", "1 GB (<device>)"),
+    ]
+    assert dict(plan.rows())["executor"] == "cuda, 2 at once: device='cuda'"
+    numbers = plan.to_dict()
+    assert json.loads(json.dumps(numbers)) == numbers
+    assert numbers["devices"] == [0, 1]
+    assert numbers["device_peak_bytes"] == CERTAIN_BYTES + 10 * BLOCK + 5000
+    assert numbers["device_bytes"] == 10**9
+    assert numbers["device_limit"] == "<device>"
+    assert numbers["peak_bytes"] == 2 * SLOTS_BYTES
+    one = planned(fixed_sizes(), budget_of(10**9))
+    assert dict(one.rows())["device peak"] == "66.6 MB on cuda:0 (estimated)"
+
+
+MEMORY = ("host peak", "", "host limit", "device peak", "device limit")
+
+
+@pytest.mark.usefixtures("host")
+def test_a_plan_is_made_for_what_is_free_right_now(monkeypatch):
+    two_gpus(monkeypatch)
+    task = task_of(hollow((400, 1000, 1000)), devices=(0, 1), device_bytes=3 * GB)
+    plan = plan_task(replace(task, memory_bytes=GB))
+    assert plan.budget.device_bytes == 3 * GB
+    assert plan.device_peak_bytes <= 3 * GB
+    assert plan.peak_bytes <= plan.budget.host_bytes == GB
+    assert plan.sizing == "chosen for throughput and memory of devices"
+    two_gpus(monkeypatch, free_b=GB // 10)
+    assert plan_task(task).device_peak_bytes <= GB // 10
+
+
+# --- plans after the first cell ----------------------------------------------------------------
+
+
+def first_of(plan, per_voxel, dtype=None, shape=()):
+    """Return the first cell, done, with what the function took of the device for each voxel."""
+    cell = plan.grid[0]
+    region = cell.read_in(plan.grid.shape)
+    read = region.size * plan.sources[0].dtype.itemsize
+    valid = cell.valid_in(plan.grid.shape).shape
+    outputs = () if dtype is None else (hollow((*valid, *shape), dtype),)
+    peak = None if per_voxel is None else read + int(per_voxel * region.size)
+    return CellDone(cell, "cuda:0", 0.0, (1.0, 1.0, 1.0), read, 0, None, outputs, peak)
+
+
+def automatic(**changes):
+    return task_of(hollow((1000, 1000, 1000)), **changes)
+
+
+def test_what_was_measured_replaces_the_guess():
+    task, budget = automatic(), budget_of(1 << 36)
+    plan = planned(task, budget)
+    found = replan(task, plan, first_of(plan, 30.0))
+    assert found.grid is plan.grid
+    assert found.need == Need(30.0, origin="measured")
+    assert found.peak_origin == "measured"
+    assert found.device_peak_bytes < plan.device_peak_bytes
+
+
+@pytest.mark.parametrize("devices", [(0,), (0, 1, 2)])
+def test_a_function_that_takes_more_than_was_guessed_gets_smaller_blocks(devices):
+    task, budget = automatic(devices=devices), budget_of(1 << 32, devices=len(devices))
+    plan = planned(task, budget)
+    found = replan(task, plan, first_of(plan, 500.0))
+    assert prod(found.grid.largest) < prod(plan.grid.largest)
+    assert found.device_peak_bytes <= 1 << 32
+    assert found.need.per_voxel == 500
+    assert found.devices == devices
+    with pytest.raises(BudgetError, match=r"the smallest block, .* <device> leaves"):
+        replan(task, plan, first_of(plan, 1e9))
+
+
+def test_larger_blocks_are_taken_where_they_are_much_faster():
+    task = automatic(sizes={"overlap": 64})
+    plan = planned(task, budget_of(1 << 29))
+    found = replan(task, plan, first_of(plan, 4.0))
+    assert prod(found.grid.largest) > prod(plan.grid.largest)
+    assert found.device_peak_bytes <= 1 << 29
+    again = replan(task, plan, first_of(plan, 31.0))
+    assert again.grid is plan.grid
+    layout = Layout((1000,) * 3, 4, "C", (0, 1, 2), (64,) * 3, (1, 1, 1), 0.0)
+    costs = [device_cost(p.grid, layout, p.traffic, p.budget) for p in (plan, found)]
+    assert costs[1] <= 0.9 * costs[0]
+
+
+@pytest.mark.parametrize("per_voxel", [0.0, 1000.0])
+def test_sizes_that_were_given_stay_whatever_was_measured(per_voxel):
+    task, budget = fixed_sizes(), budget_of(CERTAIN_BYTES + 20 * BLOCK)
+    plan = planned(task, budget)
+    found = replan(task, plan, first_of(plan, per_voxel))
+    assert found.grid is plan.grid
+    assert found.need == Need(per_voxel, origin="measured")
+    task = automatic(return_result=True)
+    plan = planned(task, budget_of(1 << 32))
+    assert replan(task, plan, first_of(plan, per_voxel)).grid is plan.grid
+
+
+def test_results_that_are_larger_than_expected_count():
+    task, budget = automatic(), budget_of(1 << 40, 1 << 29)
+    plan = planned(task, budget)
+    found = replan(task, plan, first_of(plan, None, "complex128", (3,)))
+    assert found.traffic.outputs == (1000**3 * 16 * 3,)
+    assert found.peak_bytes <= 1 << 29
+    assert found.need.origin == "default"
+    fixed = fixed_sizes()
+    plan = planned(fixed, budget_of(CERTAIN_BYTES))
+    with pytest.raises(BudgetError, match=r"5.12 MB \+ 2 x out 20.5 MB.* size_max=58 on axis 0"):
+        replan(fixed, plan, first_of(plan, 1.0, "complex128"))
+    converted = replace(fixed, dtype=np.dtype("float32"))
+    assert replan(converted, plan, first_of(plan, 1.0, "complex128")).traffic == plan.traffic
+
+
+def test_axes_along_which_results_are_shorter_stay_whole():
+    task = task_of(hollow((1000, 1000, 100)))
+    plan = planned(task, budget_of(1 << 40))
+    assert plan.grid.axes == (0,)
+    projection = replace(first_of(plan, 5000.0), outputs=(hollow((plan.grid[0].valid[0][1], 1)),))
+    found = replan(task, plan, projection)
+    assert found.grid.axes == (0,)
+    tight = replace(plan, budget=budget_of(1 << 33))
+    assert replan(task, tight, first_of(plan, 5000.0)).grid.axes != (0,)
+    assert replan(task, tight, projection).grid.axes == (0,)
+
+
+def test_what_was_free_before_the_run_is_the_budget_to_its_end(monkeypatch):
+    def unexpected(*args):
+        raise AssertionError("slots of this run would count as not free")
+
+    task = automatic()
+    plan = planned(task, budget_of(1 << 32))
+    monkeypatch.setattr(machine, "device_budget", unexpected)
+    assert replan(task, plan, first_of(plan, 500.0)).budget == plan.budget
