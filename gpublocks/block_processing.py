@@ -500,6 +500,7 @@ def _workspace(workspace: Any, run: TaskRun) -> Iterator[None]:
 def _consume(run: TaskRun, *, verbose: bool, watch: bool | Observer) -> None:
     """Do the work, telling those who want to know."""
     observers: list[Observer] = [forward_output]
+    grid = run.plan.grid
     lines = Lines(run.task.name, run.task.sources[0], lambda: run.plan.grid)
     bar = Progress(run.count, run.task.name) if watch is True else None
     if verbose:
@@ -512,6 +513,9 @@ def _consume(run: TaskRun, *, verbose: bool, watch: bool | Observer) -> None:
     try:
         with closing(iter(run.events)) as events:
             for event in events:
+                if bar is not None and run.plan.grid is not grid:
+                    grid = run.plan.grid
+                    bar.expect(run.count)
                 for observe in observers:
                     observe(event)
                 if isinstance(event, CellFailed):

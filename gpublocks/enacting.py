@@ -53,7 +53,7 @@ def make_executor(task: Task, plan: Plan) -> Executor:
         task.choice.name,
         plan.budget.workers,
         memory_limit=plan.worker_limit_bytes,
-        devices=task.choice.devices,
+        devices=plan.devices,
         device_bytes=plan.budget.device_bytes,
         refuse=task.choice.otherwise is not None,
     )

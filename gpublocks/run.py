@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
@@ -142,7 +141,6 @@ class TaskRun:
                     refused.append(event.cell)
                     why = event.error
         if why is not None:
-            refused.sort(key=attrgetter("number"))
             yield from self._rest(run, job, chain(refused, cells), why)
 
     def _rest(

@@ -90,6 +90,10 @@ class Progress:
         if isinstance(event, CellDone):
             self._bar.update()
 
+    def expect(self, total: int) -> None:
+        """Take another number of cells."""
+        self._bar.total = total
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()

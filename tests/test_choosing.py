@@ -9,58 +9,19 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import fake_nvml as fake
 import numpy as np
 import pytest
-from fake_nvml import FakeCudaDevice, FakeCupy, FakeGpu, FakeNvml, install
+from fake_machine import Machine, cupy
 
 from gpublocks import block_processing as bp
 from gpublocks import choosing, gpus
 from gpublocks.choosing import agree, choose, count_workers
-from gpublocks.devices import cuda
 from gpublocks.errors import ArgumentTypeError, DeviceError, GpublocksError, PlanError
 from gpublocks.executors import SerialExecutor
 from gpublocks.task import Choice
 
 LINUX = sys.platform == "linux"
 POOL = "processes" if LINUX else "threads"
-UUIDS = [f"{digit * 8}-0000-0000-0000-{digit * 12}" for digit in "ab"]
-
-
-def nvml(count: int) -> FakeNvml:
-    memory = (140 * 10**9, 130 * 10**9)
-    found = [FakeGpu("H200", f"GPU-{uuid}", memory, bus=n) for n, uuid in enumerate(UUIDS)]
-    return FakeNvml(found[:count])
-
-
-def cupy(count: int) -> FakeCupy:
-    memory = (130 * 10**9, 140 * 10**9)
-    digits = [uuid.replace("-", "") for uuid in UUIDS[:count]]
-    return FakeCupy([FakeCudaDevice("H200", uuid, memory) for uuid in digits])
-
-
-NO_DRIVER = FakeNvml(faults={"nvmlInit": fake.NVMLError_LibraryNotFound()})
-
-
-class Machine:
-    """A machine whose GPUs a test sets, seen by a process that has not looked yet."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-        for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "GPUBLOCKS_DEPTH"):
-            monkeypatch.delenv(name, raising=False)
-        self.lose({})
-        self.has(0)
-
-    def has(self, count: int, *, usable: bool = True) -> None:
-        """Let there be so many GPUs, and CuPy if they are usable."""
-        self._monkeypatch.setattr(choosing, "_known", {})
-        self._monkeypatch.setattr(choosing, "_told", set())
-        there = nvml(count) if count else NO_DRIVER
-        install(self._monkeypatch, there, cupy(count) if count and usable else None)
-
-    def lose(self, lost: dict[int, str]) -> None:
-        self._monkeypatch.setattr(cuda, "retired", lambda: lost)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from contracts.executors import HostExecutorContract
 from fake_nvml import FakeCupy, FakeGpu, FakeNvml, install
 
 from gpublocks import executors
+from gpublocks.devices import cuda
 from gpublocks.devices.host import HostDevice
 from gpublocks.errors import DeviceError, PlanError
 from gpublocks.executors import ProcessExecutor, SerialExecutor, StreamExecutor
@@ -37,15 +38,18 @@ def test_executors_by_name(name):
 
 
 def test_gpus_by_name(monkeypatch):
+    opened = []
+    monkeypatch.setattr(cuda, "CudaDevice", lambda *given: opened.append(given) or opened[-1])
+    made = executors.make("cuda", 2, devices=(0, 3), device_bytes=70)
+    assert made.name == "cuda"
+    assert made.devices == ((0, 70), (3, 70))
     gpu = FakeGpu("H200", f"GPU-{'a' * 8}-0000-0000-0000-{'a' * 12}")
     install(monkeypatch, FakeNvml([gpu]), FakeCupy([]))
     executors.check("cuda")
-    made = executors.make("cuda", 2, devices=(0, 3))
-    assert (made.name, made.workers) == ("cuda", 2)
-    assert [device.name for device in made.devices] == ["cuda:0", "cuda:3"]
     install(monkeypatch, FakeNvml([gpu]))
     with pytest.raises(DeviceError, match="'cuda' is not available: CuPy is not installed: pip"):
         executors.check("cuda")
+    assert len(opened) == 2
 
 
 def test_unknown_names():
