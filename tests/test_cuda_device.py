@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 import warnings
+import weakref
 from collections import namedtuple
 from contextlib import suppress
 from functools import reduce
@@ -220,6 +221,12 @@ def test_streams_and_events_are_of_the_kinds_that_copies_need(device, fake):
     assert event.block
     assert not event.timed
     assert ("eventRecord", HERE, 0) in fake.done
+
+
+def test_streams_begin_after_what_was_asked_before(device, fake):
+    device.stream()
+    asked = [(name, device) for name, device, _ in fake.done if name != "setDevice"]
+    assert asked == [("deviceSynchronize", HERE), ("streamCreate", HERE)]
 
 
 def test_blocks_are_copied_in_pieces(device, stream, fake, monkeypatch):
@@ -487,7 +494,11 @@ def test_where_no_memory_can_be_locked_plain_memory_does(device, stream, fake):
     device.download(plain, memory, stream)
     assert (plain == 7).all()
     assert "pageable" in fake.names()
+    kept = weakref.ref(plain)
+    del plain
+    assert kept() is not None, "a copy may be under way"
     device.close()
+    assert kept() is None
     assert cuda._store._pieces == []
 
 

@@ -64,8 +64,8 @@ def retired() -> dict[int, str]:
 def _on(index: int) -> Iterator[None]:
     """Make a device current in this thread, and then the one that was.
 
-    Other than that of CuPy it does not go back to a lost one, which fails. Threads begin on device
-    0, so that otherwise no device would survive that one.
+    Other than CuPy's it does not go back to one that is lost, which fails: threads begin on device
+    0, so that the loss of that one would stop all others.
     """
     import cupy
 
@@ -91,12 +91,9 @@ class _PinnedStore:
     def take(self, nbytes: int) -> Any:
         """Return the smallest piece that holds `nbytes`, if it is not more than twice as large."""
         with self._lock:
-            fitting = [n for n in self._pieces if nbytes <= n.size() <= 2 * nbytes]
-            if not fitting:
-                return None
-            piece = min(fitting, key=lambda n: n.size())
-            self._pieces = [n for n in self._pieces if n is not piece]
-            return piece
+            sizes = [(piece.size(), n) for n, piece in enumerate(self._pieces)]
+            fitting = [(size, n) for size, n in sizes if nbytes <= size <= 2 * nbytes]
+            return self._pieces.pop(min(fitting)[1]) if fitting else None
 
     def give(self, pieces: list[Any]) -> None:
         """Keep pieces, and let go of the oldest that are too many."""
@@ -184,8 +181,8 @@ class CudaDevice:
         self._memory: list[_Memory] = []
         self._pinned: list[Any] = []
         self._streams: list[Any] = []
-        self._handles: list[Any] = []
-        # No more computations than this are under way: if the device is lost, their events are.
+        self._others: list[Any] = []
+        # The events of the latest computations, more than are ever under way.
         self._timing: deque[Any] = deque(maxlen=64)
         self._ended: Any = None
 
@@ -251,16 +248,20 @@ class CudaDevice:
             release_pinned()
             piece = self._pin(nbytes)
         if piece is None:
-            try:
-                return np.empty(nbytes, np.uint8)
-            except MemoryError as error:
-                asked = format_bytes(nbytes)
-                raise DeviceMemoryError(
-                    f"the host has no {asked} for copies to and from {self.name}; "
-                    "use smaller blocks"
-                ) from error
+            return self._plain(nbytes)
         self._pinned.append(piece)
         return np.frombuffer(piece, np.uint8, nbytes)
+
+    def _plain(self, nbytes: int) -> Array:
+        try:
+            array = np.empty(nbytes, np.uint8)
+        except MemoryError as error:
+            raise DeviceMemoryError(
+                f"the host has no {format_bytes(nbytes)} for copies to and from {self.name}; "
+                "use smaller blocks"
+            ) from error
+        self._others.append(array)
+        return array
 
     def _pin(self, nbytes: int) -> Any:
         import cupy
@@ -277,13 +278,17 @@ class CudaDevice:
         return cupy.cuda.PinnedMemoryPointer(memory, 0)
 
     def stream(self) -> Any:
-        """Return a new stream, which waits for no other one."""
+        """Return a new stream, which waits for no other one but for what was asked of them before.
+
+        Arrays that the function has from elsewhere may still be under way on streams of the user's.
+        """
         import cupy
 
         with _on(self._index):
+            cupy.cuda.runtime.deviceSynchronize()
             stream = cupy.cuda.Stream(non_blocking=True)
         self._streams.append(stream)
-        self._handles.append(stream)
+        self._others.append(stream)
         return stream
 
     def event(self) -> Any:
@@ -293,7 +298,7 @@ class CudaDevice:
         with _on(self._index):
             event = cupy.cuda.Event(block=True, disable_timing=True)
             event.record(cupy.cuda.Stream.null)
-        self._handles.append(event)
+        self._others.append(event)
         return event
 
     def record(self, event: Any, stream: Any) -> None:
@@ -471,7 +476,7 @@ class CudaDevice:
                 _store.give(self._pinned)
         else:
             pointers = [memory.pointer for memory in self._memory]
-            _abandoned.append((pointers, self._pinned, self._handles, [*self._timing], self._pool))
+            _abandoned.append((pointers, self._pinned, self._others, [*self._timing], self._pool))
             self._forget()
         self._pinned = []
 
@@ -493,7 +498,7 @@ class CudaDevice:
         """Refer no more to what was handed out; of memory nobody else does either."""
         for memory in self._memory:
             memory.pointer = None
-        self._memory, self._streams, self._handles = [], [], []
+        self._memory, self._streams, self._others = [], [], []
         self._timing.clear()
         self._allocated, self._ended = 0, None
 
