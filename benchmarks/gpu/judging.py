@@ -9,7 +9,7 @@ __all__ = ["as_text", "figures"]
 
 _LARGE_BYTES = 4e9
 _SMALL_BYTES = 1e9
-"""What starting threads and the like takes says nothing about volumes that take seconds."""
+"""What smaller volumes take, of time and memory, is mostly what is there for any volume."""
 _MOST_OF_FLOOR = 1.15
 _COPY_BOUND_GAIN = 3.0
 _PEAK_MARGIN = 1.15
@@ -118,7 +118,8 @@ def _peak(ours: Mapping[str, Any]) -> dict[str, Any]:
         f"estimated {_gb(estimated)}, predicted after a block {_gb(predicted)}, "
         f"in use {_gb(measured)}, cells say {_gb(own)}"
     )
-    kept = None if value is None else 1.0 <= value <= _PEAK_MARGIN
+    large = ours.get("volume_bytes", 0) > _SMALL_BYTES
+    kept = 1.0 <= value <= _PEAK_MARGIN if value is not None and large else None
     bound = f"1 to {_PEAK_MARGIN:g}"
     name = "predicted / measured GPU memory"
     return {"figure": name, "value": value, "bound": bound, "kept": kept, "detail": detail}

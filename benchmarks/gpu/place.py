@@ -63,7 +63,12 @@ class Child:
     def do(self, part: Part, seconds: float, note: Callable[[str, Any], None]) -> Ending:
         """Do a part; what it notes is handed on at once."""
         end = time.monotonic() + seconds
-        request = {"program": part.program, "options": dict(part.options), "seconds": seconds}
+        request = {
+            "program": part.program,
+            "options": dict(part.options),
+            "seconds": seconds,
+            "exit_seconds": seconds + self._grace / 2,
+        }
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -121,8 +126,9 @@ class Child:
 def serve_parts(open_cuda: Callable[[], Any]) -> None:
     """Do the parts that are asked for on the standard input, until it ends.
 
-    A request is a line ``{"program": …, "options": …, "seconds": …}``; the answers are lines
-    ``{"path": …, "value": …}`` and at last ``{"failed": …}`` or ``{"error": text}``.
+    A request is a line ``{"program": …, "options": …, "seconds": …, "exit_seconds": …}``; the
+    answers are lines ``{"path": …, "value": …}`` and at last ``{"failed": …}`` or
+    ``{"error": text}``. A part that takes `exit_seconds` ends the process, telling where it was.
     """
     # Whatever a part prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
@@ -135,7 +141,7 @@ def serve_parts(open_cuda: Callable[[], Any]) -> None:
     lab = Lab(lambda path, value: send({"path": path, "value": value}), open_cuda)
     for line in sys.stdin:
         request = json.loads(line)
-        faulthandler.dump_traceback_later(request["seconds"] + _GRACE_SECONDS / 2, exit=True)
+        faulthandler.dump_traceback_later(request["exit_seconds"], exit=True)
         lab.begin(request["seconds"])
         try:
             module, _, name = request["program"].partition(":")
