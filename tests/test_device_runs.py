@@ -1,6 +1,7 @@
 """Runs on GPUs that fail by script: what CPUs take over, what is told, and that all is right."""
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
@@ -12,6 +13,9 @@ import pytest
 import scipy.ndimage as ndi
 from fake_machine import Machine
 from fake_nvml import CUDARuntimeError
+from simulated_device import SimulatedDevice
+from simulated_executor import Devices, SimulatedExecutor, uneven
+from simulated_threads import SimulatedThreads
 
 import gpublocks.block_processing as bp
 from gpublocks import executors, io, machine
@@ -99,6 +103,8 @@ class Room:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
         self.machine = machine
         self.script: Script = lambda job, cell: None
+        self.devices: Devices | None = None
+        """Simulated devices for the executor itself, in place of a script."""
         self.made: list[tuple[str, dict[str, Any]]] = []
         self.computed: list[tuple[int, bool]] = []
         """Cells that GPUs were given, and whether they were only to show what comes of them."""
@@ -110,6 +116,9 @@ class Room:
         self.made.append((name, {"workers": workers, **options}))
         if name != "cuda":
             return self._make(name, workers, **options)
+
+        if self.devices is not None:
+            return SimulatedExecutor(self.devices, refuse=options["refuse"])
 
         def script(job: Job, cell: Cell) -> Exception | None:
             self.computed.append((cell.number, job.keep_outputs))
@@ -529,6 +538,77 @@ def test_a_bar_counts_the_blocks_that_there_are(
     assert f"{len(expected)}/{len(expected)} [" in err
     assert out.count(": elapsed time: ") == len(expected) + 1
     assert out.splitlines()[-1].startswith(f"Processed {len(expected)} blocks")
+
+
+# --- over the executor itself ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_devices_do_all(room: Room, tmp_path: Path, seed: int) -> None:
+    room.devices = uneven("random", 2, seed)
+    result = room.process(smallest, IMAGE, tmp_path / "new.npy")
+    assert np.array_equal(np.load(result), WHOLE)
+    assert room.names == ["cuda", "cuda"]
+    room.sane()
+    values = room.process(np.max, IMAGE, return_result=True, device="cuda")
+    assert values == bp.process(np.max, IMAGE, return_result=True, device="cpu", **SIZES)
+
+
+def test_devices_are_lost_midway(room: Room) -> None:
+    def devices(world: SimulatedThreads) -> list[SimulatedDevice]:
+        made = [SimulatedDevice(world, f"cuda:{n}", policy="lazy") for n in range(2)]
+        for device in made:
+            device.fail_sticky_at(2)
+        return made
+
+    room.devices = devices
+    with pytest.warns(
+        RuntimeWarning, match=r"^\d of 6 blocks are computed on CPUs: cuda:\d is lost"
+    ):
+        assert np.array_equal(room.process(), WHOLE)
+    room.sane()
+    with pytest.raises(DeviceError, match="is lost for this process"):
+        room.process(device="cuda")
+
+
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_a_function_that_takes_much_memory(room: Room, device: str | None) -> None:
+    executors_used: list[SimulatedExecutor] = []
+    make = room.make
+
+    def noted(*args: Any, **options: Any) -> Any:
+        executors_used.append(make(*args, **options))
+        return executors_used[-1]
+
+    def hungry(block: Array) -> Array:
+        if block.shape[0] > 4:
+            executors_used[-1].devices[0].take(1 << 40)
+        return smallest(block)
+
+    room.devices = uneven("eager", 1)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(executors, "make", noted)
+        assert np.array_equal(room.process(hungry, device=device), WHOLE)
+    assert set(room.names) == {"cuda"}
+    room.sane()
+
+
+def test_a_function_for_the_host_only(room: Room, tmp_path: Path) -> None:
+    here = os.getpid()
+
+    def scipy(block: Array) -> Array:
+        if os.getpid() == here:
+            raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+        return smallest(block)
+
+    room.devices = uneven("lazy", 2)
+    with pytest.warns(RuntimeWarning, match=r"'scipy' does not run on cuda:\d \(TypeError: Impl"):
+        result = room.process(scipy, IMAGE, tmp_path / "new.npy")
+    assert np.array_equal(np.load(result), WHOLE)
+    room.sane()
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        room.process(scipy, IMAGE, tmp_path / "other.npy", device="cuda")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.npy"]
 
 
 # --- ends --------------------------------------------------------------------------------------
