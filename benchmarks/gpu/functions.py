@@ -54,14 +54,11 @@ class Work:
     function : callable
     halo : int
         Voxels on each side that one voxel of the result depends on.
-    slow : bool
-        Whether CPUs take minutes for a large volume.
     """
 
     name: str
     function: Callable[[Any], Any]
     halo: int
-    slow: bool = False
 
 
 WORKS = {
@@ -69,8 +66,8 @@ WORKS = {
     for work in (
         Work("gaussian", gaussian, 8),
         Work("dog", difference_of_gaussians, 8),
-        Work("median-3", median_3, 1, slow=True),
-        Work("median-5", median_5, 2, slow=True),
+        Work("median-3", median_3, 1),
+        Work("median-5", median_5, 2),
         Work("tophat", white_tophat, 4),
         Work("times-two", times_two, 0),
     )
