@@ -270,18 +270,26 @@ def process(
     return_blocks : bool
         Return also ``[source_blocks, sink_blocks]``: for each block its list of blocks.
     processes : int, 'serial' or None
-        Number of workers; None takes all CPUs of this process.
+        Number of workers, which CPUs are then, unless `device` names GPUs; None takes all CPUs of
+        this process.
     verbose : bool
         Print the documented lines.
     workspace : object, optional
         Its ``executor`` is the run while it lasts, and None after.
     halo : int or sequence of int, optional
         Voxels on each side that one voxel of the result depends on: ``overlap = 2 * halo``.
-    device : {'auto', 'cpu', 'cuda', 'cuda:N'}, optional
-        Where to compute. This version computes on CPUs.
-    executor : {'serial', 'threads', 'processes'} or Executor, optional
+    device : {'auto', 'cpu', 'cuda', 'cuda:N'} or list of 'cuda:N', optional
+        Where to compute. ``'cuda'`` takes all GPUs that can be used. GPUs that are named compute
+        all blocks, or there is an error. If nothing is said they compute where there are some,
+        for functions of arrays and types of voxels that CuPy has; what they cannot do CPUs do,
+        with one warning: all blocks if the function fails on the first one, and blocks for which
+        no GPU has memory. ``'auto'`` is the same, but warns if no GPU can be used. On a GPU the
+        function gets arrays of CuPy (see `gpublocks.arrays.ndimage`), one block at a time.
+    executor : {'serial', 'threads', 'processes', 'cuda'} or Executor, optional
+        Who does the blocks; ``'cuda'`` is what ``device='cuda'`` is.
     memory : int, str or dict, optional
-        Host memory that may be in flight, in bytes or as ``'8GB'`` or ``{'host': '8GB'}``.
+        Host memory that may be in flight, in bytes or as ``'8GB'``; for GPUs it is page-locked.
+        ``{'host': '8GB', 'device': '20GB'}`` also limits what is taken on each GPU.
     dtype : dtype, optional
         Type of new sinks; else that of the first result.
     casting : str, optional
@@ -309,6 +317,9 @@ def process(
     BlockError
         If a result cannot be stored, or workers died. Other errors of the function keep their
         type and have a note that names the block.
+    DeviceMemoryError
+        If a GPU that was named has no memory for a block, nor for parts of it where `overlap` or
+        `halo` says that these will do.
     RunCancelledError
         If the run was cancelled through `workspace`.
 
@@ -338,13 +349,15 @@ def plan(
 ) -> Plan:
     """Return what `process` would do with the same arguments, without doing it.
 
+    Where GPUs would compute, CUDA is started to learn what memory is free.
+
     Parameters
     ----------
     function, source, sink, *args, **kwargs
         As for `process`.
     trial : bool
-        Call the function on the first block to measure the memory that it takes (worker processes
-        only); otherwise it is not called.
+        Call the function on the first block to measure the memory that it takes (in worker
+        processes and on GPUs); otherwise it is not called.
 
     Returns
     -------
