@@ -56,11 +56,11 @@ _FRAMES = 8
 Array = npt.NDArray[Any]
 
 
-class SimulatedOutOfMemory(MemoryError):  # noqa: N818 - one word with that of CuPy
+class SimulatedOutOfMemory(MemoryError):  # noqa: N818 - it says what is wrong
     """The device, or the page-locked memory, is full."""
 
 
-class SimulatedDeviceLost(RuntimeError):  # noqa: N818 - what is lost, not what is wrong
+class SimulatedDeviceLost(RuntimeError):  # noqa: N818 - it says what is wrong
     """An error that sticks: every further call for the device raises it."""
 
 
@@ -409,8 +409,6 @@ class SimulatedDevice:
         if self._lost is not None:
             raise SimulatedDeviceLost(f"{self.name}: {self._lost}")
 
-    # Memory.
-
     def memory(self) -> tuple[int, int]:
         """Return free and total bytes."""
         self.check_alive()
@@ -533,8 +531,7 @@ class SimulatedDevice:
         before = self._world.knowledge
         self._oracle.access(name, parts, writes=mode == "w", over=over, before=before)
         self._world.learn(over)
-        if self._lost is None:
-            self._proceed()
+        self._proceed()
 
     def compute(
         self,
@@ -577,8 +574,6 @@ class SimulatedDevice:
                 self._world.pause("go on computing")
             outcome.value = call()
         except BaseException as error:
-            if self._world.over:
-                raise
             outcome.error = error
             for memory in writes:
                 memory.data[:] = POISON
@@ -611,8 +606,9 @@ class SimulatedDevice:
                 raise self._misuse("a function copies to memory that is not said to be used")
         if target.shape != array.shape:
             raise ValueError(f"an array of shape {array.shape} is copied to one of {target.shape}")
+        real = np.iscomplexobj(array) and target.dtype.kind in "iuf"
         with np.errstate(all="ignore"):
-            target[...] = array
+            target[...] = array.real if real else array
 
     def to_host(self, value: Any) -> Any:
         """Return a value with a copy of each array in it."""
@@ -656,12 +652,7 @@ class SimulatedDevice:
                 self._wait_for(stream)
         before = self._world.knowledge
         for stream in self._streams:
-            if self._lost is None:
-                before |= self._oracle.before(stream)
-            else:
-                # A lost device does nothing any more, whatever was asked of it.
-                for operation in stream.asked:
-                    before |= operation.known
+            before |= self._oracle.before(stream)
         for memory in [*self._memories, *self._pinned]:
             name = f'release of {memory.name} by "{self._world.name}"'
             parts = [(memory, 0, memory.data.nbytes)]

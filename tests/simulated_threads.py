@@ -83,11 +83,6 @@ class SimulatedThreads:
         return self._current.name
 
     @property
-    def over(self) -> bool:
-        """Whether the threads are being ended."""
-        return self._end is not None
-
-    @property
     def knowledge(self) -> int:
         """What the thread that runs knows to be over."""
         return self._current.knowledge

@@ -595,6 +595,39 @@ def test_only_writes_race(one, other):
     assert find(check, 3) is ("w" in one + other)
 
 
+LINES = {
+    "a write after two reads": [("r", 0, 8, ()), ("r", 0, 8, ()), ("w", 0, 8, (0, 1))],
+    "two reads after a write": [("w", 0, 8, ()), ("r", 0, 8, (0,)), ("r", 0, 8, (0,))],
+    "two writes after one": [("w", 0, 8, ()), ("w", 0, 4, (0,)), ("w", 4, 8, (0,))],
+    "two reads after two writes": [
+        *(("w", 0, 5, ()), ("w", 5, 8, ())),
+        *(("r", 3, 8, (0, 1)), ("r", 0, 8, (0, 1))),
+    ],
+}
+"""Accesses of a thread each: mode, bytes, and those that it is told of before."""
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("told", [False, True])
+def test_one_access_hides_no_other(line, told):
+    def check(world, device):
+        pinned = device.allocate_pinned(8)
+        queues = {(n, m): world.queue(0) for n, m in product(range(4), range(4))}
+
+        def access(n, mode, start, stop, after):
+            if n == len(LINES[line]) - 1 and not told:
+                after = after[1:]
+            for other in after:
+                queues[other, n].get()
+            device.host_access(pinned[start:stop], mode)
+            for m in range(4):
+                queues[n, m].put(None)
+
+        rush(world, *[partial(access, n, *given) for n, given in enumerate(LINES[line])])
+
+    assert find(check) is not told
+
+
 @pytest.mark.parametrize("joined", [False, True])
 def test_memory_that_is_in_use_cannot_be_given_back(joined):
     def check(world, device):
@@ -689,6 +722,48 @@ def test_copies_read_their_source_when_they_are_done(world):
     assert memory.data.tolist() == [5] * 8
 
 
+@policies
+def test_all_who_wait_see_the_end_of_an_operation(policy):
+    for seed in range(20):
+        with SimulatedThreads(seed) as world:
+            device = SimulatedDevice(world, policy=policy, seed=seed, speed=9)
+            stream, event, done, seen = device.stream(), device.event(), [], []
+            compute = partial(device.compute, reads=(), writes=())
+            compute(partial(done.append, 1), device.stream())
+            compute(partial(done.append, 2), stream)
+            device.record(event, stream)
+
+            def wait(device=device, event=event, done=done, seen=seen):
+                device.sync(event)
+                seen.append(2 in done)
+
+            rush(world, wait, wait, wait)
+            assert seen == [True] * 3
+
+
+@policies
+def test_closing_waits_for_the_end_of_an_operation(policy):
+    for seed in range(20):
+        with SimulatedThreads(seed) as world:
+            device = SimulatedDevice(world, policy=policy, seed=seed, speed=9)
+            stream, done = device.stream(), []
+            ask = partial(device.compute, lambda d=done: d.append(1), stream, reads=(), writes=())
+            thread = world.start(ask, "asks")
+            world.wait(lambda device=device: device.computes == 1, "computation")
+            world.pause()
+            device.close()
+            assert done == [1]
+            thread.join()
+
+
+@policies
+def test_what_was_computed_is_known_once_the_device_is_closed(world, policy):
+    device = SimulatedDevice(world, policy=policy)
+    outcome = device.compute(lambda: 7, device.stream(), reads=(), writes=())
+    device.close()
+    assert outcome.result() == 7
+
+
 def test_random_does_some_of_it():
     def done_at_once(seed):
         with SimulatedThreads(0) as world:
@@ -752,7 +827,7 @@ MISUSES = [
     ("not said to be used", in_function(lambda d, m: d.copy(m.data, np.zeros(64, "u1")))),
     ("is for functions", lambda d: d.view(d.allocate(8), 0, (8,), np.dtype("u1"), "C")),
     ("is for functions", lambda d: d.copy(np.zeros(8), np.zeros(8))),
-    ("is for functions", lambda d: d.take(5)),
+    ("is for functions", lambda d: use(d, list) and d.take(5)),
 ]
 
 
@@ -946,7 +1021,9 @@ def test_errors_that_stick(world, policy, when):
 def test_what_is_pending_on_a_lost_device_is_never_done(world):
     device = SimulatedDevice(world, policy="lazy")
     done = []
-    device.compute(partial(done.append, 1), device.stream(), reads=(), writes=())
+    stream, memory, pinned = simple(device)
+    device.upload(memory, pinned, stream)
+    device.compute(partial(done.append, 1), stream, reads=(), writes=())
     device.lose()
     device.close()
     assert done == []

@@ -28,6 +28,8 @@ CASTS = [
     ("f4", "c8"),
     ("c16", "c8"),
     ("c8", "c8"),
+    ("c8", "f4"),
+    ("c16", "i4"),
     ("?", "f4"),
     ("?", "u1"),
     ("i4", "?"),
@@ -220,7 +222,8 @@ class DeviceContract:
     def test_copies_cast_as_assignment_does(self, device, from_, to, place):
         array = values((4, 5, 3), from_)
         expected = np.empty(array.shape, to)
-        expected[...] = array
+        # NumPy does the same to complex numbers, with a warning.
+        expected[...] = array.real if expected.dtype.kind in "iuf" else array
         memory = device.allocate(ENOUGH)
 
         places = [2048 * n for n in range(2 * len(LAYOUTS))]
