@@ -28,7 +28,7 @@ FLOORS = [
         "notice",
     },
     {"machine", "dividing", "crew", "slots"},
-    {"sharing"},
+    {"sharing", "mapping"},
     {"grid", "filters", "io", "running", "flow", "workers", "masking", "sample"},
     {"sizing", "planning", "blocks", "devices", "picture"},
     {"job"},

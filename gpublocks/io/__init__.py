@@ -13,6 +13,7 @@ import numpy as np
 from gpublocks.arrays import is_device_array
 from gpublocks.contracts import Array, NewSink, Sink, Source
 from gpublocks.errors import ArgumentTypeError, DeviceError, SinkError, SourceError
+from gpublocks.mapping import MappedSource
 
 if TYPE_CHECKING:
     from gpublocks.io import duck, memmap, npy, sliced, sma, staged
@@ -107,7 +108,7 @@ def as_sink(x: Any) -> Sink | NewSink:
     if isinstance(x, list):
         raise ArgumentTypeError("the sink is a list of numbers; give an ndarray")
     sink = _as_source(x)
-    if isinstance(sink, _module("memmap").Source):
+    if isinstance(sink, MappedSource):
         sink = sink.for_writing()
     array = getattr(sink, "array", None)
     if isinstance(array, np.ndarray):
@@ -156,7 +157,7 @@ def _source_of_array(array: Array) -> Source:
     mapped = memmap.find(view)
     if mapped is not None:
         if mapped.address is not None:
-            return memmap.Source(mapped.address, array=view.view(np.ndarray))  # type: ignore[no-any-return]
+            return MappedSource(mapped.address, array=view.view(np.ndarray))
         return npy.Source(view, extent=mapped.extent)  # type: ignore[no-any-return]
     shared = sma.find(view)
     if shared is None:

@@ -1,0 +1,420 @@
+"""Plain arrays in local files, mapped into memory: what all formats without compression are.
+
+Touches local files.
+"""
+
+import errno
+import mmap
+import os
+import shutil
+import stat
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpublocks.budget import format_bytes
+from gpublocks.contracts import Array, DType, Extent, Order, Reach
+from gpublocks.errors import SinkError, SourceError
+from gpublocks.geometry import Region
+from gpublocks.partial import Partial, create_partial, partial_path
+from gpublocks.voxels import (
+    put,
+    source_array,
+    source_info,
+    source_len,
+    source_ndim,
+    source_size,
+    source_text,
+    take,
+)
+
+__all__ = [
+    "Address",
+    "MappedSource",
+    "check_length",
+    "check_room",
+    "final_path",
+    "find_file",
+    "new_file",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the voxels of an array are found in a file.
+
+    Parameters
+    ----------
+    path : str
+        Absolute, without symbolic links.
+    file : (int, int)
+        Device and inode.
+    offset : int
+        Where in the file the voxels begin, in bytes.
+    shape : tuple of int
+    dtype : dtype
+    order : {'C', 'F'}
+    writable : bool
+        Whether the file is to be opened for writing.
+    """
+
+    path: str
+    file: tuple[int, int]
+    offset: int
+    shape: tuple[int, ...]
+    dtype: DType
+    order: Order
+    writable: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of voxels."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def extent(self) -> Extent:
+        """The bytes of the file that the voxels occupy."""
+        return Extent(("file", *self.file), self.offset, self.offset + self.nbytes)
+
+    def map(self) -> Array:
+        """Return the voxels as an array that is mapped from the file."""
+        try:
+            with open(self.path, "r+b" if self.writable else "rb") as file:
+                status = os.fstat(file.fileno())
+                if (status.st_dev, status.st_ino) != self.file:
+                    raise SourceError(f"{self.path} was replaced by another file; start again")
+                check_length(self.path, status.st_size, self.offset, self.nbytes)
+                whole: Array = np.memmap(
+                    file,
+                    self.dtype,
+                    "r+" if self.writable else "r",
+                    self.offset,
+                    self.shape,
+                    self.order,
+                )
+        except SourceError:
+            raise
+        except OSError as error:
+            raise SourceError(
+                error.errno, f"cannot open {self.path}: {error.strerror or error}"
+            ) from error
+        # Indexing np.memmap itself takes microseconds of Python for each slice.
+        return whole.view(np.ndarray)
+
+
+class MappedSource:
+    """An array in a file, mapped into memory. Pickles to its address.
+
+    Parameters
+    ----------
+    address : Address
+        Where in the file the voxels are.
+    name : str
+        Kind of source, as shown in its repr.
+    array : ndarray, optional
+        The voxels, if they are mapped already.
+    partial : Partial, optional
+        The file under way, if it is new.
+    """
+
+    __slots__ = ("__weakref__", "_address", "_array", "_map", "_partial", "_stamp", "name", "unit")
+
+    reach = Reach.MACHINE
+    single_writer = False
+
+    def __init__(
+        self,
+        address: Address,
+        name: str = "Memmap-Source",
+        *,
+        array: Array | None = None,
+        partial: Partial | None = None,
+    ) -> None:
+        self.name = name
+        self._address = address
+        self._array = array
+        self._map = _map_of(array)
+        self._partial = partial
+        self._stamp = _stamp(address.path)
+        self.unit = (1,) * len(address.shape)
+
+    ndim = property(source_ndim)
+    size = property(source_size)
+    __len__ = source_len
+    __array__ = source_array
+    __repr__ = source_text
+    info = source_info
+
+    @property
+    def array(self) -> Array:
+        """The voxels, mapped from the file: once in each process, when first asked for."""
+        if self._array is None:
+            self._array = self._address.map()
+            self._map = _map_of(self._array)
+        return self._array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return self._address.shape
+
+    @property
+    def dtype(self) -> DType:
+        """Type of a voxel."""
+        return self._address.dtype
+
+    @property
+    def order(self) -> Order:
+        """Memory order."""
+        return self._address.order
+
+    @property
+    def location(self) -> str:
+        """Absolute path, without symbolic links."""
+        return self._address.path
+
+    @property
+    def extent(self) -> Extent:
+        """The bytes of the file that it occupies."""
+        return self._address.extent
+
+    @property
+    def writable(self) -> bool:
+        """Whether writing is permitted."""
+        return self._address.writable
+
+    def read(self, region: Region, out: Array | None = None) -> Array:
+        """Return a private, writable copy of a region, in `out` if given.
+
+        Raises
+        ------
+        SourceError
+            If the file has become too short.
+        """
+        array = self.array
+        self._check_mapped()
+        return take(array, region, self.order, out)
+
+    def write(self, region: Region, array: Array) -> None:
+        """Write an array of the region's shape, cast as NumPy assignment casts.
+
+        Raises
+        ------
+        SinkError
+            If it was not opened for writing.
+        SourceError
+            If the file has become too short.
+        """
+        if not self.writable:
+            raise SinkError(f"{self.location} was opened read-only; pass its path as the sink")
+        mapped = self.array
+        self._check_mapped()
+        put(mapped, region, array)
+
+    def sync(self) -> None:
+        """Make what any process wrote to the file durable.
+
+        Raises
+        ------
+        SinkError
+            If the disk reports an error. It may be reported once only: do not try again.
+        """
+        try:
+            if self._map is not None:
+                self._map.flush()
+            fd = os.open(self.location, os.O_RDWR)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise SinkError(
+                error.errno, f"cannot make {self.location} durable: {error.strerror}"
+            ) from error
+
+    def finish(self) -> None:
+        """Move a new file to its final name; it is durable only if `sync` came before."""
+        if self._partial is not None:
+            partial, self._partial = self._partial, None
+            partial.rename()
+            self._address = replace(self._address, path=partial.final)
+
+    def abort(self) -> None:
+        """Remove a new file that was not finished."""
+        if self._partial is not None:
+            partial, self._partial = self._partial, None
+            partial.remove()
+
+    def for_writing(self) -> "MappedSource":
+        """Return this source as a sink.
+
+        Raises
+        ------
+        SinkError
+            If neither it nor the array it was made from is writable.
+        """
+        if self.writable:
+            return self
+        if self._array is None or not self._array.flags.writeable:
+            raise SinkError(f"{self.location} was opened read-only; pass its path as the sink")
+        return MappedSource(replace(self._address, writable=True), self.name, array=self._array)
+
+    def verify(self) -> None:
+        """Check that the file is what it was when this source was made.
+
+        Raises
+        ------
+        SourceError
+            If its size or time of change differ, or it was replaced.
+        """
+        if _stamp(self.location) != self._stamp:
+            raise SourceError(
+                f"{self.location} changed (time, size or file) since it was opened; "
+                "results computed from it are not of one state"
+            )
+
+    def __getitem__(self, slicing: Any) -> Any:
+        return self.array[slicing]
+
+    def __setitem__(self, slicing: Any, value: Any) -> None:
+        self.array[slicing] = value
+
+    def __reduce__(self) -> Any:
+        return MappedSource, (self._address, self.name)
+
+    def _check_mapped(self) -> None:
+        """Refuse a file that was truncated: touching the map beyond its end kills the process."""
+        end = self._address.offset + self._address.nbytes
+        if self._map is not None and self._map.size() < end:
+            raise SourceError(
+                f"{self.location} shrank while mapped, from {end} bytes or more to "
+                f"{self._map.size()}; write files anew instead of changing them"
+            )
+
+
+def find_file(location: str, kind: str, *, writable: bool) -> tuple[str, os.stat_result]:
+    """Return the absolute path of a local file without symbolic links, and its status.
+
+    Parameters
+    ----------
+    kind : str
+        What is expected, for messages: ``'an NPY file'``.
+    writable : bool
+        Whether it is to be written.
+
+    Raises
+    ------
+    SourceError
+        If it is missing, or no file.
+    SinkError
+        If it must not be written.
+    """
+    try:
+        path = os.path.realpath(location)
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise SourceError(errno.ENOENT, f"no such file: {location!r}") from error
+        raise SourceError(errno.EINVAL, f"cannot open {location!r}: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        found = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
+        raise SourceError(errno.EINVAL, f"{location} is {found}; give {kind}")
+    if writable and not os.access(path, os.W_OK):
+        raise SinkError(errno.EACCES, f"cannot write {location}: Permission denied")
+    return path, status
+
+
+def final_path(location: str | os.PathLike[str]) -> str:
+    """Return the absolute path at which a new file will be; its folder without symbolic links.
+
+    Raises
+    ------
+    SinkError
+        If it is no path.
+    """
+    path = os.fspath(location)
+    if "\0" in path:
+        raise SinkError(errno.EINVAL, f"the path {path!r} holds a NUL character")
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def new_file(
+    final: str,
+    header: bytes,
+    shape: tuple[int, ...],
+    dtype: DType,
+    order: Order,
+    *,
+    overwrite: bool,
+    name: str = "Memmap-Source",
+) -> MappedSource:
+    """Create a file of a header and voxels, preallocated, under its partial name.
+
+    Raises
+    ------
+    SinkError
+        If it cannot be created, there is no room for it, or another run is writing it.
+    """
+    nbytes = len(header) + prod(shape) * dtype.itemsize
+    check_room(final, nbytes)
+    partial = create_partial(final, nbytes, header, overwrite=overwrite)
+    address = Address(
+        partial.path, partial.file, len(header), tuple(shape), dtype, order, writable=True
+    )
+    return MappedSource(address, name, partial=partial)
+
+
+def check_room(final: str, nbytes: int) -> None:
+    """Raise `SinkError` if there is no room for a new file; that of a killed run gives way."""
+    folder = os.path.dirname(final)
+    free = shutil.disk_usage(folder).free
+    with suppress(FileNotFoundError):
+        free += os.stat(partial_path(final)).st_size
+    if nbytes > free:
+        raise SinkError(
+            errno.ENOSPC,
+            f"{final} needs {format_bytes(nbytes)}, {folder} has {format_bytes(free)} free",
+        )
+    limit = _file_size_limit()
+    if limit is not None and nbytes > limit:
+        raise SinkError(
+            errno.EFBIG,
+            f"{final} needs {format_bytes(nbytes)}, above the limit for files of this "
+            f"process (RLIMIT_FSIZE {format_bytes(limit)}); raise it with ulimit -f",
+        )
+
+
+def check_length(location: str, length: int, offset: int, nbytes: int) -> None:
+    """Raise `SourceError` if a file of `length` bytes does not hold `nbytes` from an offset on."""
+    if length < offset + nbytes:
+        raise SourceError(
+            f"{location} holds {max(length - offset, 0)} of {nbytes} data bytes (truncated)"
+        )
+
+
+def _file_size_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _map_of(array: Array | None) -> mmap.mmap | None:
+    root: Any = array
+    while isinstance(root, np.ndarray):
+        root = root.base
+    return root if isinstance(root, mmap.mmap) else None
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
