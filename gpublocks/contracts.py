@@ -158,8 +158,23 @@ class NewSink(Protocol):
     def check(self) -> None:
         """Raise `SinkError` if it cannot be created. Creates nothing."""
 
-    def create(self, shape: tuple[int, ...], dtype: DType, order: Order) -> Sink:
-        """Create it, preallocated, under a temporary name until `Sink.finish`."""
+    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
+        """Return the write units that it may have, the preferred one first."""
+
+    def create(
+        self,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order,
+        unit: tuple[int, ...] | None = None,
+    ) -> Sink:
+        """Create it, preallocated, under a temporary name until `Sink.finish`.
+
+        Parameters
+        ----------
+        unit : tuple of int, optional
+            One of `units`; by default the first.
+        """
 
 
 class Filter(Protocol):

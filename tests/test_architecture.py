@@ -29,6 +29,7 @@ FLOORS = [
     },
     {"machine", "dividing", "crew", "slots"},
     {"sharing", "mapping"},
+    {"packing"},
     {"grid", "filters", "io", "running", "flow", "workers", "masking", "sample"},
     {"sizing", "planning", "blocks", "devices", "picture"},
     {"job"},

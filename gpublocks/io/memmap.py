@@ -108,7 +108,17 @@ class Sink:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         check_target(self.location, overwrite=self.overwrite)
 
-    def create(self, shape: tuple[int, ...], dtype: DType, order: Order) -> MappedSource:
+    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
+        """Return ones: voxels stand alone."""
+        return [(1,) * len(shape)]
+
+    def create(
+        self,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order,
+        unit: tuple[int, ...] | None = None,
+    ) -> MappedSource:
         """Create the file, preallocated, under its partial name.
 
         Raises

@@ -202,7 +202,17 @@ class NewArray:
     def check(self) -> None:
         """Do nothing: there is nothing in the way of a new array."""
 
-    def create(self, shape: tuple[int, ...], dtype: DType, order: Order) -> Source:
+    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
+        """Return ones: voxels stand alone."""
+        return [(1,) * len(shape)]
+
+    def create(
+        self,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order,
+        unit: tuple[int, ...] | None = None,
+    ) -> Source:
         """Return a new array of zeros.
 
         Raises
