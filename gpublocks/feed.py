@@ -133,9 +133,9 @@ class Feed:
             return first
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Hand out nothing more, not even to those who wait for the lock already."""
+        self._stopped = True
         with self._condition:
-            self._stopped = True
             self._condition.notify_all()
 
     def _leave(self) -> None:

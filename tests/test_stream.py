@@ -1,6 +1,7 @@
 """The stream engine under simulated threads: the same promises for every order of events."""
 
 import inspect
+import sys
 import threading
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from simulated_threads import DeadlockError, LeftRunningError, SimulatedThreads
 
+from gpublocks import feed
 from gpublocks.contracts import CellDone, CellFailed, CellStarted
 from gpublocks.devices.host import HostDevice
 from gpublocks.errors import RunCancelledError
@@ -312,39 +314,52 @@ def test_threads_that_cannot_start_leave_none_behind():
             assert len(world._alive) == 1
 
 
+def compiled(module, old, new):
+    """Return a module with a bug in its source, if that is where the bug belongs."""
+    made = ModuleType("planted")
+    # Dataclasses look for their module.
+    sys.modules["planted"] = made
+    exec(compile(inspect.getsource(module).replace(old, new), "planted", "exec"), made.__dict__)
+    return made
+
+
 def planted(old, new):
-    """Return the engine with a bug in its source."""
-    source = inspect.getsource(stream)
-    assert source.count(old) == 1
-    module = ModuleType("planted")
-    exec(compile(source.replace(old, new), "planted", "exec"), module.__dict__)
-    return module.StreamExecutor
+    """Return the engine with a bug in its source, or in that of the feed."""
+    assert sum(inspect.getsource(module).count(old) for module in (stream, feed)) == 1
+    engine = compiled(stream, old, new)
+    engine.Feed = compiled(feed, old, new).Feed
+    return engine.StreamExecutor
 
 
 @pytest.mark.parametrize(
     ("old", "new", "check", "symptom"),
     [
         ("        put(None)\n", "        pass\n", check_complete, DeadlockError),
-        ("        with self._lock:\n", "        if True:\n", check_complete, ValueError),
-        ("            put(event)\n", "            pass\n", check_complete, AssertionError),
+        (
+            "        with self._condition:\n            while",
+            "        if True:\n            while",
+            check_complete,
+            (ValueError, RuntimeError),
+        ),
+        ("        put(event)\n", "        pass\n", check_complete, AssertionError),
         ("2 * self.workers", "0", check_pressure, AssertionError),
         ("running -= events.get() is None", "running = 0", check_close, DeadlockError),
         (
-            "            feed.stop()\n            while",
-            "            while",
+            "            feed.stop()\n            while running",
+            "            while running",
             check_close,
             AssertionError,
         ),
         ("                thread.join()\n", "                pass\n", check_close, AssertionError),
         (
-            "                feed.stop()\n            put(event)\n",
-            "                pass\n            put(event)\n",
+            "            feed.stop()\n            feed.give_back(work)\n",
+            "            feed.give_back(work)\n",
             check_failure,
             AssertionError,
         ),
         (
-            "if self._stopped or self._run.cancelled",
-            "if self._run.cancelled",
+            "return self._stopped or self._run.cancelled",
+            "return self._run.cancelled",
             check_failure,
             AssertionError,
         ),
