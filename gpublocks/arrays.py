@@ -63,7 +63,11 @@ def as_array(x: Any) -> Any:
     """
     if isinstance(x, np.ndarray) or not is_device_array(x):
         return x if isinstance(x, np.ndarray) else None
-    return import_module("cupy").asarray(x)
+    cupy = import_module("cupy")
+    # What another library asked of streams of its own may not be done yet.
+    if not isinstance(x, cupy.ndarray):
+        cupy.cuda.runtime.deviceSynchronize()
+    return cupy.asarray(x)
 
 
 def to_host(x: Any) -> Any:

@@ -38,6 +38,12 @@ def pytest_unconfigure() -> None:
     os.close(_stderr)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # CUDA reads which GPUs are hidden when it starts, which must not be in a test that hides all.
+    if any(item.get_closest_marker("gpu") for item in session.items):
+        _trouble_with_gpus()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and (trouble := _trouble_with_gpus()):
         pytest.skip(trouble)
@@ -56,6 +62,13 @@ def _end_of_tests_that_hang() -> Iterator[None]:
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=_stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu_by_chance(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide GPUs from tests that do not ask for one, so that the same is computed everywhere."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(params=["serial", "threads", "processes"])
