@@ -116,7 +116,7 @@ def _nvml() -> Iterator[tuple[Any, str]]:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         if isinstance(error, pynvml.NVMLError_LibraryNotFound):
-            yield None, "no NVIDIA driver found (libnvidia-ml.so.1)"
+            yield None, "no NVIDIA driver found (libnvidia-ml.so.1): install one if there is a GPU"
         else:
             yield None, f"the NVIDIA driver does not answer ({error})"
         return

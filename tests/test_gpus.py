@@ -335,7 +335,7 @@ STARTS = FakeCupy([cuda(A)])
             FakeNvml(faults={"nvmlInit": fake.NVMLError_LibraryNotFound()}),
             STARTS,
             {},
-            "no NVIDIA driver found (libnvidia-ml.so.1)",
+            "no NVIDIA driver found (libnvidia-ml.so.1): install one if there is a GPU",
         ),
         (
             FakeNvml(faults={"nvmlInit": fake.NVMLError_DriverNotLoaded()}),
