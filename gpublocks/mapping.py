@@ -8,10 +8,11 @@ import mmap
 import os
 import shutil
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.geometry import Region
-from gpublocks.partial import Partial, create_partial, partial_path
+from gpublocks.partial import create_partial, partial_path
 from gpublocks.voxels import (
     put,
     source_array,
@@ -34,11 +35,13 @@ from gpublocks.voxels import (
 __all__ = [
     "Address",
     "MappedSource",
+    "Unfinished",
     "check_length",
     "check_room",
     "final_path",
     "find_file",
     "new_file",
+    "stamp",
 ]
 
 
@@ -105,6 +108,19 @@ class Address:
         return whole.view(np.ndarray)
 
 
+class Unfinished(Protocol):
+    """What is still to be done to a new file, or to several that belong together."""
+
+    final: str
+    """Where the voxels will be."""
+
+    def rename(self) -> None:
+        """Complete it: move it to its final name."""
+
+    def remove(self) -> None:
+        """Drop it."""
+
+
 class MappedSource:
     """An array in a file, mapped into memory. Pickles to its address.
 
@@ -116,11 +132,23 @@ class MappedSource:
         Kind of source, as shown in its repr.
     array : ndarray, optional
         The voxels, if they are mapped already.
-    partial : Partial, optional
+    partial : Unfinished, optional
         The file under way, if it is new.
+    metadata : mapping, optional
+        What the file says of the voxels beside their shape and type.
     """
 
-    __slots__ = ("__weakref__", "_address", "_array", "_map", "_partial", "_stamp", "name", "unit")
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_array",
+        "_map",
+        "_partial",
+        "_stamp",
+        "metadata",
+        "name",
+        "unit",
+    )
 
     reach = Reach.MACHINE
     single_writer = False
@@ -131,14 +159,16 @@ class MappedSource:
         name: str = "Memmap-Source",
         *,
         array: Array | None = None,
-        partial: Partial | None = None,
+        partial: Unfinished | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.metadata = dict(metadata or {})
         self._address = address
         self._array = array
         self._map = _map_of(array)
         self._partial = partial
-        self._stamp = _stamp(address.path)
+        self._stamp = stamp(address.path)
         self.unit = (1,) * len(address.shape)
 
     ndim = property(source_ndim)
@@ -260,7 +290,8 @@ class MappedSource:
             return self
         if self._array is None or not self._array.flags.writeable:
             raise SinkError(f"{self.location} was opened read-only; pass its path as the sink")
-        return MappedSource(replace(self._address, writable=True), self.name, array=self._array)
+        address = replace(self._address, writable=True)
+        return MappedSource(address, self.name, array=self._array, metadata=self.metadata)
 
     def verify(self) -> None:
         """Check that the file is what it was when this source was made.
@@ -270,7 +301,7 @@ class MappedSource:
         SourceError
             If its size or time of change differ, or it was replaced.
         """
-        if _stamp(self.location) != self._stamp:
+        if stamp(self.location) != self._stamp:
             raise SourceError(
                 f"{self.location} changed (time, size or file) since it was opened; "
                 "results computed from it are not of one state"
@@ -283,7 +314,7 @@ class MappedSource:
         self.array[slicing] = value
 
     def __reduce__(self) -> Any:
-        return MappedSource, (self._address, self.name)
+        return _mapped, (self._address, self.name, self.metadata)
 
     def _check_mapped(self) -> None:
         """Refuse a file that was truncated: touching the map beyond its end kills the process."""
@@ -396,6 +427,15 @@ def check_length(location: str, length: int, offset: int, nbytes: int) -> None:
         )
 
 
+def stamp(path: str) -> tuple[int, ...] | None:
+    """Return what differs once a file was changed or replaced; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _file_size_limit() -> int | None:
     try:
         import resource
@@ -412,9 +452,6 @@ def _map_of(array: Array | None) -> mmap.mmap | None:
     return root if isinstance(root, mmap.mmap) else None
 
 
-def _stamp(path: str) -> tuple[int, ...] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _mapped(address: Address, name: str, metadata: dict[str, Any]) -> MappedSource:
+    """Return the source that another process sent."""
+    return MappedSource(address, name, metadata=metadata)
