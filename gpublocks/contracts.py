@@ -133,7 +133,10 @@ class Sink(Source, Protocol):
         """Whether only one thread of one process may write."""
 
     def write(self, region: Region, array: Array) -> None:
-        """Write an array of the region's shape, cast as NumPy assignment casts."""
+        """Write an array of the region's shape, cast as NumPy assignment casts.
+
+        The array is the caller's, who uses its memory again.
+        """
 
     def sync(self) -> None:
         """Make what was written durable."""
@@ -229,6 +232,8 @@ class CellDone:
         growth of a process's anonymous memory; input and memory pool of a GPU.
     idle_seconds : float or None
         How long the device had nothing to compute before this cell, where it tells.
+    outside_bytes : int
+        Memory that the function took for good beside that, whatever the size of the cell.
     """
 
     cell: Cell
@@ -241,6 +246,7 @@ class CellDone:
     outputs: tuple[Array, ...] = ()
     peak_bytes: int | None = None
     idle_seconds: float | None = None
+    outside_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +352,10 @@ class Outcome(Protocol):
     def peak_bytes(self) -> int | None:
         """Most memory that was taken, beyond what `StreamDevice.allocate` gave; None if unknown."""
 
+    @property
+    def outside_bytes(self) -> int:
+        """Memory that it took for good beside that, if it was measured: of the driver's."""
+
     def result(self) -> Any:
         """Return what the function returned, or raise what it raised."""
 
@@ -365,13 +375,23 @@ class StreamDevice(Protocol):
         """Return free and total memory in bytes."""
 
     def allocate(self, nbytes: int) -> Any:
-        """Return memory of the device, its bytes not set. Kept until `close`."""
+        """Return memory of the device, its bytes not set. Kept until `close`.
+
+        Where there is none, it raises what `classify` calls ``'memory'``; so does the next one.
+        """
 
     def allocate_pinned(self, nbytes: int) -> Array:
         """Return page-locked host memory as a 1-D array of uint8. Kept until `close`."""
 
-    def stream(self) -> Any:
-        """Return a new stream."""
+    def stream(self, *, default: bool = False) -> Any:
+        """Return a new stream.
+
+        Parameters
+        ----------
+        default : bool
+            Whether it and the device's default stream wait for each other, as those of libraries
+            and threads that know of no other one expect.
+        """
 
     def event(self) -> Any:
         """Return a new event, recorded once, so that nothing ever waits for it in vain."""
@@ -413,11 +433,11 @@ class StreamDevice(Protocol):
         Parameters
         ----------
         call : callable
-            May use `view`, `copy` and `to_host`.
+            May use `view`, `call`, `copy` and `to_host`.
         reads, writes : tuple
             Memory of `allocate` that it uses; what it reads it may change too.
         measure : bool
-            Whether `Outcome.peak_bytes` includes what is taken beside the memory pool.
+            Whether to measure `Outcome.outside_bytes`, which takes time.
 
         Raises
         ------
@@ -425,8 +445,20 @@ class StreamDevice(Protocol):
             What the function raises is raised here, or by `Outcome.result`.
         """
 
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call the user's function, and let what follows come after all that it asked for.
+
+        What it takes at most counts into `Outcome.peak_bytes`; what is taken after it does not.
+        """
+
     def copy(self, target: Any, array: Any) -> None:
-        """Copy an array of the device or the host to a view of the same shape, cast to its type."""
+        """Copy an array of the device or the host to a view of the same shape, cast to its type.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        """
 
     def to_host(self, value: Any) -> Any:
         """Return a value with each array of the device in it replaced by a NumPy array."""
@@ -436,6 +468,9 @@ class StreamDevice(Protocol):
 
     def trim(self) -> None:
         """Give back memory that is kept for later. For the thread that computes."""
+
+    def rest(self) -> None:
+        """Give back what libraries keep for the thread that computes, which calls this last."""
 
     def retire(self, reason: str) -> None:
         """Note that this process is not to use the device again."""

@@ -21,8 +21,13 @@ class Crew:
     def __init__(self, size: int, concurrency: Concurrency) -> None:
         self._concurrency = concurrency
         self._tasks: Any = concurrency.queue(0)
-        count = size if size > 1 else 0
-        self._threads = [concurrency.start(self._work, f"copy:{n}") for n in range(count)]
+        self._threads: list[Any] = []
+        try:
+            for n in range(size if size > 1 else 0):
+                self._threads.append(concurrency.start(self._work, f"copy:{n}"))
+        except BaseException:
+            self.close()
+            raise
 
     def do(self, tasks: Sequence[Callable[[], None]]) -> None:
         """Do all tasks; return when they are over.

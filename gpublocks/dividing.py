@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import lcm, prod
+from math import lcm
 
 from gpublocks.contracts import Order
 from gpublocks.geometry import Cell, Region
@@ -75,7 +75,7 @@ def _cut(cell: Cell, position: int, read: tuple[int, int], valid: tuple[int, int
 
 
 def pieces(region: Region, size: int, order: Order, unit: Sequence[int]) -> list[Region]:
-    """Cut a region along its slowest axis into pieces of about the same length.
+    """Cut a region into pieces of about the same size: along its slowest axis, then the next.
 
     Parameters
     ----------
@@ -91,14 +91,20 @@ def pieces(region: Region, size: int, order: Order, unit: Sequence[int]) -> list
     >>> [piece.slices for piece in pieces(Region((0, 0), (5, 10)), 20, "C", (2, 1))]
     [(slice(0, 2, None), slice(0, 10, None)), (slice(2, 5, None), slice(0, 10, None))]
     """
-    shape = region.shape
-    slowest_first = range(len(shape)) if order == "C" else reversed(range(len(shape)))
-    axis = next((axis for axis in slowest_first if shape[axis] > unit[axis]), None)
-    if axis is None or not region.size:
-        return [region]
+    found = [region]
+    axes = range(region.ndim)
+    for axis in axes if order == "C" else reversed(axes):
+        if max(piece.size for piece in found) < 2 * size:
+            break
+        found = [part for piece in found for part in _slices(piece, axis, size, unit[axis])]
+    return found
+
+
+def _slices(region: Region, axis: int, size: int, unit: int) -> list[Region]:
+    """Cut a region along an axis, into pieces of some size as far as that will do."""
     lo, hi = region.start[axis], region.stop[axis]
-    count = max(1, min(round(prod(shape) / size), shape[axis] // unit[axis]))
-    cuts = [(lo + shape[axis] * n // count) // unit[axis] * unit[axis] for n in range(1, count)]
+    count = max(1, min(round(region.size / size), (hi - lo) // unit))
+    cuts = [(lo + (hi - lo) * n // count) // unit * unit for n in range(1, count)]
     borders = [lo, *sorted({cut for cut in cuts if lo < cut < hi}), hi]
     return [
         Region(_with(region.start, axis, start), _with(region.stop, axis, stop))

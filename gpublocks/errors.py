@@ -29,6 +29,8 @@ __all__ = [
     "SinkError",
     "SourceError",
     "WorkerDiedError",
+    "chain_of",
+    "text_of",
 ]
 
 
@@ -90,3 +92,23 @@ class WorkerDiedError(BlockError):
 
 class RunCancelledError(GpublocksError, CancelledError):
     """The run was cancelled before it was complete."""
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """Return an error and all that it was raised from or after."""
+    found: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and all(one is not other for other in found):
+            found.append(one)
+            waiting += one.__cause__, one.__context__
+    return found
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says; nothing if its class cannot tell."""
+    try:
+        return str(error)
+    except Exception:
+        return ""

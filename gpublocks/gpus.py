@@ -56,7 +56,12 @@ class _Card:
     devices: tuple[tuple[str, Gpu], ...]
 
 
-def gpus(environ: Mapping[str, str] | None = None, *, exact: bool = False) -> tuple[Gpu, ...]:
+def gpus(
+    environ: Mapping[str, str] | None = None,
+    *,
+    exact: bool = False,
+    only: Sequence[int] | None = None,
+) -> tuple[Gpu, ...]:
     """Return the NVIDIA GPUs that this process sees as CUDA devices, in CUDA's order.
 
     Never raises: where there is none, `gpu_status` says why.
@@ -69,8 +74,10 @@ def gpus(environ: Mapping[str, str] | None = None, *, exact: bool = False) -> tu
         Ask CUDA, through CuPy, which starts it: a context on every GPU (some hundred MB each, and
         seconds), and no fork afterwards. For right before a run. Free memory is then the least
         that NVML and CUDA tell; memory that pools of this process hold is not free.
+    only : sequence of int, optional
+        Numbers of the GPUs to ask CUDA for; on others it is not started then.
     """
-    return _look(os.environ if environ is None else environ, exact)[0]
+    return _look(os.environ if environ is None else environ, exact, only=only)[0]
 
 
 def gpu_status(environ: Mapping[str, str] | None = None, *, exact: bool = False) -> str:
@@ -87,7 +94,10 @@ def gpu_status(environ: Mapping[str, str] | None = None, *, exact: bool = False)
 
 
 def _look(
-    environ: Mapping[str, str], exact: bool, use: bool = False
+    environ: Mapping[str, str],
+    exact: bool,
+    use: bool = False,
+    only: Sequence[int] | None = None,
 ) -> tuple[tuple[Gpu, ...], str]:
     """Return the GPUs, and in words why there are none, or if `use` why they are of no use."""
     with _nvml() as (nvml, problem):
@@ -100,7 +110,7 @@ def _look(
         if trouble:
             return () if exact else found, problem or trouble
         if exact:
-            found, trouble = _look_with_cuda(nvml)
+            found, trouble = _look_with_cuda(nvml, only)
         return found, "" if found else problem or trouble
 
 
@@ -325,14 +335,15 @@ def _line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _look_with_cuda(pynvml: Any) -> tuple[tuple[Gpu, ...], str]:
+def _look_with_cuda(pynvml: Any, only: Sequence[int] | None) -> tuple[tuple[Gpu, ...], str]:
     """Return the GPUs as CUDA tells them, and why there are none."""
     import cupy
 
     driver = None if pynvml is None else _ask(pynvml, pynvml.nvmlSystemGetDriverVersion)
     try:
         count = cupy.cuda.runtime.getDeviceCount()
-        found = tuple([_cuda_gpu(cupy, n, pynvml, driver) for n in range(count)])
+        numbers = [n for n in range(count) if only is None or n in only]
+        found = tuple([_cuda_gpu(cupy, n, pynvml, driver) for n in numbers])
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return (), f"CUDA does not start ({_line(error)})"
     return found, "" if found else "CUDA finds no GPU"

@@ -2,9 +2,8 @@
 
 import copy
 import sys
-import traceback
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from math import prod
 from time import perf_counter
@@ -26,7 +25,7 @@ from gpublocks.contracts import (
     Stage,
 )
 from gpublocks.dividing import common_unit, halves, pieces
-from gpublocks.errors import BlockError
+from gpublocks.errors import BlockError, WorkerDiedError, text_of
 from gpublocks.geometry import Cell, Region
 from gpublocks.grid import Grid
 from gpublocks.io.staged import Staged
@@ -289,18 +288,20 @@ def execute(
 def explained(error: BaseException, job: Job, cell: Cell, stage: Stage) -> BaseException:
     """Return an error that says which block failed in which stage, of the same type if it may be.
 
-    What would end the interpreter instead of the run (SystemExit) becomes a `BlockError`.
+    What would end the interpreter instead of the run (SystemExit), and an error that cannot be
+    told more, becomes a `BlockError`.
     """
     where = place(job, cell)
-    if isinstance(error, BlockError) and error.block is None:
+    if type(error) in (BlockError, WorkerDiedError) and error.block is None:  # type: ignore[attr-defined]
         message = f"{where}: function {error}" if stage == "compute" else f"{where}: {error}"
         return type(error)(message, cell.number, stage).with_traceback(error.__traceback__)
-    if not isinstance(error, Exception):
-        text = "".join(traceback.format_exception_only(error)).strip()
-        ended = BlockError(f"{where}: function raised {text}", cell.number, stage)
-        return ended.with_traceback(error.__traceback__)
-    error.add_note(f"{where} failed in stage '{stage}'")
-    return error
+    if isinstance(error, Exception):
+        with suppress(Exception):
+            error.add_note(f"{where} failed in stage '{stage}'")
+            return error
+    text = f"{type(error).__name__}: {text_of(error)}" if text_of(error) else type(error).__name__
+    told = BlockError(f"{where}: function raised {text}", cell.number, stage)
+    return told.with_traceback(error.__traceback__)
 
 
 def _valid(cell: Cell, result: Any) -> Array:
@@ -344,7 +345,7 @@ def _check_cast(array: Array, dtype: DType, casting: str | None) -> None:
         )
     if dtype.kind in "iu" and array.dtype.kind in "iuf" and array.size:
         limits = np.iinfo(dtype)
-        low, high = array.min(), array.max()
+        low, high = to_host(array.min()), to_host(array.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise BlockError(
                 f"returned NaN or infinity, which {dtype} cannot hold; "

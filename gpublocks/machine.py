@@ -194,7 +194,7 @@ def device_budget(
     """
     workers = as_count("number of devices", len(devices), 1)
     host_bytes, reason = _host_share(memory, _PINNED_PERCENT, root)
-    found = gpus.gpus(exact=True)
+    found = gpus.gpus(exact=True, only=devices)
     shares = [_device_share(number, found, host_bytes, device_memory) for number in devices]
     device_bytes, device_reason = min(shares, key=lambda share: share[0])
     return Budget(
@@ -236,8 +236,8 @@ def _device_share(
     """Return how much memory of a GPU a run may take, and what sets it."""
     gpu = next((gpu for gpu in found if gpu.index == number), None)
     if gpu is None:
-        there = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in found)
-        why = f"CUDA shows {there}" if there else gpus.gpu_status(exact=True)
+        trouble = "" if found else gpus.gpu_status(exact=True)
+        why = trouble or "gpublocks info shows the GPUs that there are"
         raise DeviceError(f"there is no cuda:{number}: {why}")
     label = f"cuda:{number}, {gpu.name}"
     if not gpu.free_bytes:

@@ -8,7 +8,7 @@ the past. The copies to the device, its computations and the copies from it have
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -68,7 +68,7 @@ class Pipeline:
     crew : Crew
         Threads that copy between arrays and page-locked memory.
     put : callable
-        Called with each event.
+        Called with each event, and with errors that nobody expected.
     concurrency : Concurrency
     storing : context manager
         Held while a cell is stored.
@@ -81,7 +81,7 @@ class Pipeline:
         feed: Feed,
         *,
         crew: Crew,
-        put: Callable[[Event], None],
+        put: Callable[[Event | BaseException], None],
         concurrency: Concurrency,
         storing: AbstractContextManager[Any],
     ) -> None:
@@ -143,7 +143,8 @@ class Pipeline:
     def _take_memory(self, largest: Cell) -> None:
         device, sizes = self._device, self._bytes_of(largest)
         self._most_bytes = sizes
-        self._in, self._compute_on, self._out = device.stream(), device.stream(), device.stream()
+        self._in, self._out = device.stream(), device.stream()
+        self._compute_on = device.stream(default=True)
         in_bytes, out_bytes = (max(1, nbytes) for nbytes in sizes)
         self._device_out = [DeviceSlot.of(device, out_bytes) for _ in range(SLOTS)]
         queue = self._concurrency.queue
@@ -233,16 +234,19 @@ class Pipeline:
     def _compute_all(self) -> None:
         slots = itertools.cycle(self._device_out)
         while (item := self._to_compute.get()) is not None:
-            if item.error is None and not self._recovery.skips:
-                try:
-                    self._compute(item, next(slots))
-                except BaseException as error:
-                    item.error = error
-                    self._recovery.note(error)
+            with self._guarded():
+                if item.error is None and not self._recovery.skips:
+                    try:
+                        self._compute(item, next(slots))
+                    except BaseException as error:
+                        item.error = error
+                        self._recovery.note(error)
             if item.slot is not None:
                 self._device_in.put(item.slot)
             self._to_store.put(item)
         self._to_store.put(None)
+        with self._guarded():
+            self._device.rest()
 
     def _compute(self, item: _Item, out: DeviceSlot) -> None:
         device, cell, slot = self._device, item.work.cell, item.slot
@@ -273,19 +277,35 @@ class Pipeline:
 
     def _store_all(self) -> None:
         while (item := self._to_store.get()) is not None:
-            event = None
+            with self._guarded():
+                self._settle(item)
+            # What it refers to, a function's arrays among it, is not to live until the next one.
+            del item
+
+    def _settle(self, item: _Item) -> None:
+        event = None
+        try:
             if item.error is None and not self._recovery.skips:
-                try:
-                    event = self._store(item)
-                except BaseException as error:
-                    item.error = error
-                    self._recovery.note(error)
+                event = self._store(item)
+        except BaseException as error:
+            item.error = error
+            self._recovery.note(error)
+        finally:
             if item.host is not None:
                 self._host_out.put(item.host)
-            if event is None:
-                self._recovery.settle(item.work, item.stage, item.error)
-            elif whole := self._feed.done(item.work, event):
-                self._put(whole)
+        if event is None:
+            self._recovery.settle(item.work, item.stage, item.error)
+        elif whole := self._feed.done(item.work, event):
+            self._put(whole)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Let the run fail with whatever nobody expected; the thread goes on, to pass slots on."""
+        try:
+            yield
+        except BaseException as error:
+            self._feed.stop()
+            self._put(error)
 
     def _store(self, item: _Item) -> CellDone:
         job, device, cell = self._job, self._device, item.work.cell
@@ -310,6 +330,7 @@ class Pipeline:
             outputs,
             outcome.peak_bytes,
             outcome.idle_seconds,
+            outcome.outside_bytes,
         )
 
     def _write(self, cell: Cell, host: HostSlot) -> int:
@@ -343,7 +364,7 @@ def _call(job: Job, cell: Cell, device: StreamDevice, slot: DeviceSlot, out: Dev
     reads = [cell.read_in(source.shape) for source in job.sources]
     # Copies, since a function may change its arguments, keep them, or return views of them.
     arrays = [view.copy("K") for view in slot.arrays(device, places(job.sources, reads))]
-    value, outputs = job.compute(cell, arrays, lambda function: function())
+    value, outputs = job.compute(cell, arrays, device.call)
     kept = device.to_host(value) if job.return_result else None
     if job.keep_outputs:
         return kept, tuple([device.to_host(output) for output in outputs])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import CellFailed, CellRetried, CellSplit, Event, Stage, StreamDevice
-from gpublocks.errors import DeviceError, DeviceMemoryError
+from gpublocks.errors import DeviceError, DeviceMemoryError, chain_of, text_of
 from gpublocks.feed import Feed, Work
 from gpublocks.geometry import Cell
 from gpublocks.job import Job, explained
@@ -63,7 +63,8 @@ class Recovery:
         trouble = self._device.classify(error)
         if trouble == "memory":
             self.full = True
-            traceback.clear_frames(error.__traceback__)
+            for one in chain_of(error):
+                traceback.clear_frames(one.__traceback__)
         elif trouble == "fatal":
             self.lose(error)
 
@@ -76,10 +77,9 @@ class Recovery:
             self._device.retire(reason)
             self.lost = DeviceError(f"{name} is lost for this process: {reason}; start it again")
         else:
-            free, total = map(format_bytes, self._device.memory())
             self.lost = DeviceMemoryError(
                 f"{name} has not enough memory, even for smaller blocks as far as they can be "
-                f"divided: {reason} ({free} of {total} are free); use a smaller size_max, with the "
+                f"divided: {reason}{self._free()}; use a smaller size_max, with the "
                 "overlap or halo that the function needs, or device='cpu'"
             )
             self._blamed = True
@@ -146,9 +146,16 @@ class Recovery:
         told = explained(error, self._job, work.cell, stage)
         self._put(CellFailed(work.whole.cell, self._device.name, stage, told))
 
+    def _free(self) -> str:
+        try:
+            free, total = map(format_bytes, self._device.memory())
+        except Exception:  # of a device that fails meanwhile; the error to be told is another one
+            return ""
+        return f" ({free} of {total} are free)"
+
     def _voxels(self, cell: Cell) -> int:
         return cell.read_in(self._job.grid.shape).size
 
 
 def _line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return next(iter(text_of(error).strip().splitlines()), "") or type(error).__name__

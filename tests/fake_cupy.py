@@ -229,6 +229,10 @@ class Stream:
         stacks[device].pop()
         stacks[device][-1]._become_current()
 
+    def use(self) -> "Stream":
+        self._become_current()
+        return self
+
     def _become_current(self) -> None:
         device = state.device if self.device_id == -1 else self.device_id
         state.streams()[0][device] = self

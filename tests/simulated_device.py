@@ -296,6 +296,11 @@ class _Outcome:
         """What was taken at most with `SimulatedDevice.take`."""
         return self._reached().most_taken
 
+    @property
+    def outside_bytes(self) -> int:
+        """Nothing: all memory is the device's."""
+        return 0
+
     def result(self) -> Any:
         """Return what the function returned, or raise what it raised."""
         error = self._reached().error
@@ -339,8 +344,8 @@ class SimulatedDevice:
     ----------
     done : list of str
         Operations that were done, in their order.
-    allocations, computes, trims : int
-        How often memory was asked for, `compute` and `trim` called.
+    allocations, computes, trims, rests : int
+        How often memory was asked for, `compute`, `trim` and `rest` called.
     retired : str or None
         The reason given to `retire`.
     """
@@ -358,7 +363,7 @@ class SimulatedDevice:
     ) -> None:
         self.name, self.speed = name, speed
         self.done: list[str] = []
-        self.allocations = self.computes = self.trims = 0
+        self.allocations = self.computes = self.trims = self.rests = 0
         self.retired: str | None = None
         self._world = world
         self._oracle = world.shared(Oracle)
@@ -451,8 +456,8 @@ class SimulatedDevice:
         self._made += 1
         return f"{self.name} {kind}#{self._made}"
 
-    def stream(self) -> _Stream:
-        """Return a new stream."""
+    def stream(self, *, default: bool = False) -> _Stream:
+        """Return a new stream; there is no default one for it to wait for."""
         self.check_alive()
         self._streams.append(_Stream(self._new_name("stream"), self))
         return self._streams[-1]
@@ -597,6 +602,11 @@ class SimulatedDevice:
             raise self._misuse(f"{nbytes} bytes of {dtype} at {offset} of {memory.name}")
         return np.ndarray(shape, dtype, memory.data, offset, order=order)
 
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call the user's function."""
+        self._current("call")
+        return function()
+
     def copy(self, target: Array, array: Array) -> None:
         """Copy an array to a view of the same shape, cast to its type."""
         self.check_alive()
@@ -639,6 +649,10 @@ class SimulatedDevice:
         """Count."""
         self.check_alive()
         self.trims += 1
+
+    def rest(self) -> None:
+        """Count."""
+        self.rests += 1
 
     def retire(self, reason: str) -> None:
         """Note why."""

@@ -349,11 +349,45 @@ def test_peaks_count_what_is_taken_beside_the_pool(device, stream, fake, outside
 
     computed(device, lambda: fake_cupy.ndarray((30 * MIB,), "u1").nbytes, stream)
     outcome = computed(device, function, stream, measure=True)
-    assert outcome.peak_bytes == 3 * MIB + max(0, outside)
+    assert outcome.peak_bytes == 3 * MIB
+    assert outcome.outside_bytes == max(0, outside)
     asked = [name for name in fake.names() if name != "setDevice"]
     assert asked[-2:] == ["streamSynchronize", "memGetInfo"]
     assert computed(device, function, stream).peak_bytes == 3 * MIB
     fake.outside[HERE] = 0
+
+
+def test_what_is_taken_after_the_function_is_no_need_of_its(device, stream, fake):
+    def both():
+        device.call(lambda: fake_cupy.ndarray((3 * MIB,), "u1").nbytes)
+        fake_cupy.ndarray((9 * MIB,), "u1")
+
+    assert computed(device, both, stream, measure=True).peak_bytes == 3 * MIB
+
+
+def test_what_follows_waits_for_the_stream_that_a_function_left_current(device, stream, fake):
+    def function():
+        fake_cupy.Stream(non_blocking=True).use()
+        return fake_cupy.asarray(np.arange(6.0))
+
+    def store():
+        assert device.call(function).shape == (6,)
+        assert fake_cupy.get_current_stream() is stream
+
+    before = len(fake.done)
+    computed(device, store, stream)
+    names = [(name, place) for name, _, place in fake.done[before:] if "Event" in name]
+    assert any(name == "streamWaitEvent" and place == stream.ptr for name, place in names)
+
+
+def test_plans_of_the_computing_thread_are_let_go(device, fake, monkeypatch):
+    cleared = []
+    cache = SimpleNamespace(clear=lambda: cleared.append(threading.get_ident()))
+    monkeypatch.setitem(sys.modules, "cupy.cuda.cufft", SimpleNamespace())
+    config = SimpleNamespace(get_plan_cache=lambda: cache)
+    monkeypatch.setattr(sys.modules["cupy"], "fft", SimpleNamespace(config=config), raising=False)
+    device.rest()
+    assert cleared == [threading.get_ident()]
 
 
 def test_seconds_are_those_between_events(device, stream, fake, monkeypatch):
@@ -413,21 +447,30 @@ def locks(fake):
 
 
 def test_page_locked_memory_is_used_again(device, fake):
-    first = device.allocate_pinned(10_000)
-    address = first.ctypes.data
+    address = device.allocate_pinned(10_000).ctypes.data
     assert list(fake.locked.values()) == [10_000]
     device.close()
     other = CudaDevice(0)
-    for nbytes, known in ((4999, False), (10_001, False), (5000, True)):
+    for nbytes in (5000, 10_000):
         before = locks(fake)
         array = other.allocate_pinned(nbytes)
-        assert (locks(fake) == before) is known
-        assert (array.ctypes.data == address) is known
+        assert (array.ctypes.data, locks(fake)) == (address, before)
         assert (array.shape, array.dtype) == ((nbytes,), np.uint8)
-    other.close()
-    again = other.allocate_pinned(10_000)
-    assert again.ctypes.data == address, "the smallest that is large enough"
-    other.close()
+        other.close()
+
+
+@pytest.mark.parametrize("nbytes", [4999, 10_001])
+def test_page_locked_memory_that_does_not_fit_is_freed_first(device, fake, nbytes):
+    device.allocate_pinned(10_000)
+    device.close()
+    device.allocate_pinned(nbytes)
+    assert list(fake.locked.values()) == [nbytes]
+
+
+def test_the_smallest_page_locked_memory_is_taken_that_is_large_enough(device, fake):
+    addresses = {n: device.allocate_pinned(n).ctypes.data for n in (9000, 6000, 8000)}
+    device.close()
+    assert device.allocate_pinned(5000).ctypes.data == addresses[6000]
 
 
 def test_page_locked_memory_may_be_used_by_all_devices(device, fake):

@@ -134,7 +134,7 @@ def test_a_gpu_with_the_memory_of_the_host_leaves_room_for_page_locked_memory(mo
 @pytest.mark.usefixtures("host")
 def test_a_device_that_is_not_there(monkeypatch):
     two_gpus(monkeypatch)
-    with pytest.raises(DeviceError, match=r"no cuda:2: CUDA shows cuda:0 \(H200\), cuda:1 \(H200"):
+    with pytest.raises(DeviceError, match="no cuda:2: gpublocks info shows"):
         machine.device_budget([0, 2])
     install(monkeypatch, None, None)
     with pytest.raises(DeviceError, match="no cuda:0: nvidia-ml-py is not installed"):
@@ -146,7 +146,7 @@ def test_a_device_that_is_not_there(monkeypatch):
 @pytest.mark.usefixtures("host")
 def test_a_device_whose_free_memory_nobody_tells_is_refused(monkeypatch):
     gpu = Gpu(0, "H200", "", 141 * GB, None, "NVML does not tell (Not Supported)", None)
-    monkeypatch.setattr(gpus, "gpus", lambda exact: (gpu,))
+    monkeypatch.setattr(gpus, "gpus", lambda exact, only: (gpu,))
     with pytest.raises(DeviceError, match=r"cuda:0, H200.*NVML does not tell .*device='cpu'"):
         machine.device_budget([0])
     lost = fake.CUDARuntimeError(46, "devices unavailable")

@@ -2,17 +2,23 @@
 
 import inspect
 import sys
+import weakref
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from contracts.executors import ExecutorContract, grid_of, near
-from simulated_device import RaceError, SimulatedDevice, SimulatedDeviceLost
+from simulated_device import (
+    RaceError,
+    SimulatedDevice,
+    SimulatedDeviceLost,
+    SimulatedOutOfMemory,
+)
 from simulated_executor import SimulatedExecutor, uneven
 from simulated_threads import DeadlockError, SimulatedThreads
 
-from gpublocks import io, pipeline, slots
+from gpublocks import io, pipeline, recovery, slots
 from gpublocks.contracts import (
     CellDone,
     CellFailed,
@@ -21,7 +27,7 @@ from gpublocks.contracts import (
     CellSplit,
     CellStarted,
 )
-from gpublocks.errors import BlockError, DeviceError, DeviceMemoryError, PlanError
+from gpublocks.errors import BlockError, DeviceError, DeviceMemoryError, PlanError, text_of
 from gpublocks.job import Job
 
 SHAPE = (60, 5, 24)
@@ -566,6 +572,128 @@ def test_outputs_that_are_kept_come_from_the_device():
         np.testing.assert_array_equal(event.outputs[0], near(volume())[where])
         assert event.value.shape == event.cell.read_in(SHAPE).shape
         assert event.peak_bytes is not None
+
+
+class OwnBlockError(BlockError):
+    def __init__(self):
+        super().__init__("mine")
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    text: str = "mine"
+
+
+class DumbError(MemoryError):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+class TestTheUnexpected:
+    """Whatever goes wrong where nothing should: the run fails, and nobody waits for ever."""
+
+    @worlds
+    @pytest.mark.parametrize("error", [OwnBlockError, FrozenError, DumbError, SystemExit])
+    @pytest.mark.parametrize("where", ["load", "compute", "store"])
+    def test_errors_that_cannot_be_told_more(self, world, error, where):
+        policy, count, seed = world
+
+        class Faulty(io.npy.Source):
+            __slots__ = ()
+
+            def read(self, region, out=None):
+                if where == "load" and region.start[0]:
+                    raise error
+                return super().read(region, out)
+
+            def write(self, region, array):
+                if where == "store" and region.start[0]:
+                    raise error
+                super().write(region, array)
+
+        def function(array):
+            if where == "compute" and 0.0 not in array:
+                raise error
+            return near(array)
+
+        array = np.zeros(SHAPE, np.float32)
+        job, _ = make_job(function, sources=(Faulty(volume()),), sinks=(Faulty(array),))
+        executor = SimulatedExecutor(uneven(policy, count, seed), seed)
+        with pytest.raises((error, BlockError)) as caught:
+            list(executor.run(job, job.grid))
+        assert "block " in "".join([text_of(caught.value), *getattr(caught.value, "__notes__", ())])
+
+    @worlds
+    @pytest.mark.parametrize("method", ["classify", "trim", "rest", "retire", "memory"])
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_a_device_whose_methods_fail(self, world, method, number):
+        policy, count, seed = world
+        calls = []
+
+        def make(world):
+            made = uneven(policy, count, seed)(world)
+            made[0].fail_allocation(9, 10)
+            made[0].fail_sticky_at(6)
+            for device in made:
+                setattr(device, method, faulty(getattr(device, method)))
+            return made
+
+        def faulty(real):
+            def fail(*args):
+                calls.append(args)
+                if len(calls) == number:
+                    raise LookupError(f"{method} fails")
+                return real(*args)
+
+            return fail
+
+        executor = SimulatedExecutor(make, seed)
+        job, array = make_job(taking(executor))
+        calls.clear()
+        seen, error = outcome(executor, job)
+        if error is None:
+            check_complete(array, seen, error)
+
+    @pytest.mark.parametrize("method", ["note", "settle", "takes", "divide"])
+    def test_a_recovery_that_fails(self, monkeypatch, method):
+        def fail(*args):
+            raise LookupError(f"{method} fails")
+
+        monkeypatch.setattr(recovery.Recovery, method, fail)
+        executor = failing("eager", range(9, 20))
+        job, _ = make_job(taking(executor))
+        _, error = outcome(executor, job)
+        assert isinstance(error, LookupError)
+
+    def test_memory_that_a_wrapped_error_holds_is_let_go(self):
+        executor = failing("eager", [9])
+        gone = []
+
+        def hungry(array):
+            large = Large()
+            gone.append(weakref.ref(large))
+            try:
+                inner(large)
+            except MemoryError as error:
+                raise SimulatedOutOfMemory("wrapped") from error
+            return near(array)
+
+        def inner(large):
+            executor.devices[0].take(100)
+
+        class Large:
+            pass
+
+        trimmed = []
+        real = SimulatedDevice.trim
+        monkeypatch = pytest.MonkeyPatch()
+        monkeypatch.setattr(
+            SimulatedDevice, "trim", lambda device: (trimmed.append(gone[0]()), real(device))
+        )
+        job, array = make_job(hungry)
+        check_complete(array, *outcome(executor, job))
+        monkeypatch.undo()
+        assert trimmed == [None]
 
 
 @pytest.mark.parametrize("kind", ["source", "block"])

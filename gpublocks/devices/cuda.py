@@ -18,7 +18,8 @@ import numpy as np
 from gpublocks.arrays import is_device_array
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Order, Trouble
-from gpublocks.errors import BlockError, DeviceMemoryError
+from gpublocks.errors import BlockError, DeviceMemoryError, chain_of, text_of
+from gpublocks.machine import memory_limit
 
 __all__ = ["CudaDevice", "release_pinned", "retired"]
 
@@ -28,8 +29,9 @@ the piece under way and not behind a whole block: 0.3 ms at 50 GB/s."""
 
 _STORE_BYTES = 4 << 30
 """Most page-locked memory that is kept for later runs. It takes 0.14 to 0.5 s per GiB to lock, thus
-2 s for all of it; and it is little beside the memory of a machine with a GPU, which can neither
-move it nor give it to anybody else."""
+2 s for all of it."""
+_STORE_PART = 8
+"""But not more than this part of the host's memory, which can give it to nobody else."""
 
 _OUT_OF_MEMORY = {
     "CUDARuntimeError": (2, 701),
@@ -64,13 +66,16 @@ def retired() -> dict[int, str]:
 def _on(index: int) -> Iterator[None]:
     """Make a device current in this thread, and then the one that was.
 
-    Other than CuPy's it does not go back to one that is lost, which fails: threads begin on device
-    0, so that the loss of that one would stop all others.
+    Not back in threads of the device's own: they begin on device 0, which may be one that is not
+    to be used, and would start there. Nor to a lost one, which fails.
     """
     import cupy
 
     runtime = cupy.cuda.runtime
-    before = runtime.getDevice()
+    own = threading.current_thread().name.startswith(f"cuda:{index} ")
+    before = index if own else runtime.getDevice()
+    if own:
+        runtime.setDevice(index)
     if before != index:
         runtime.setDevice(index)
     try:
@@ -99,7 +104,8 @@ class _PinnedStore:
         """Keep pieces, and let go of the oldest that are too many."""
         with self._lock:
             self._pieces += pieces
-            while sum(piece.size() for piece in self._pieces) > _STORE_BYTES:
+            most = min(_STORE_BYTES, memory_limit().bytes // _STORE_PART)
+            while sum(piece.size() for piece in self._pieces) > most:
                 del self._pieces[0]
 
     def clear(self) -> None:
@@ -130,6 +136,7 @@ class _Outcome:
     index: int
     value: Any
     peak_bytes: int
+    outside_bytes: int
     before: Any
     start: Any
     end: Any
@@ -185,6 +192,7 @@ class CudaDevice:
         # The events of the latest computations, more than are ever under way.
         self._timing: deque[Any] = deque(maxlen=64)
         self._ended: Any = None
+        self._peak: int | None = None
 
     @property
     def name(self) -> str:
@@ -243,8 +251,7 @@ class CudaDevice:
         """
         piece = _store.take(nbytes)
         if piece is None:
-            piece = self._pin(nbytes)
-        if piece is None:
+            # What does not fit is not to be locked beside what is used.
             release_pinned()
             piece = self._pin(nbytes)
         if piece is None:
@@ -277,16 +284,18 @@ class CudaDevice:
             return None
         return cupy.cuda.PinnedMemoryPointer(memory, 0)
 
-    def stream(self) -> Any:
-        """Return a new stream, which waits for no other one but for what was asked of them before.
+    def stream(self, *, default: bool = False) -> Any:
+        """Return a new stream, which waits for what was asked of others before.
 
         Arrays that the function has from elsewhere may still be under way on streams of the user's.
+        For what is asked of them from now on it does not wait, but for the default stream if told
+        to: that of other libraries, of CuPy in other threads.
         """
         import cupy
 
         with _on(self._index):
             cupy.cuda.runtime.deviceSynchronize()
-            stream = cupy.cuda.Stream(non_blocking=True)
+            stream = cupy.cuda.Stream(non_blocking=not default)
         self._streams.append(stream)
         self._others.append(stream)
         return stream
@@ -352,16 +361,17 @@ class CudaDevice:
     ) -> _Outcome:
         """Call a function at once; its array operations go to a stream.
 
-        Its `peak_bytes` are those of the memory pool, which has never more than it needed once. To
-        `measure` it takes time: the pool begins empty, and what is taken beside it is known when
-        all is done.
+        Its `peak_bytes` are those of the memory pool, which has never more than it needed once,
+        when the user's function was done. To `measure` it takes time: the pool begins empty, and
+        what is taken beside it is known when all is done.
         """
         import cupy
 
         runtime, pool = cupy.cuda.runtime, self._pool
         # What a computation that fails takes is not idle time of the next one.
         before, self._ended = self._ended, None
-        free = taken = 0
+        self._peak = None
+        free = taken = outside = 0
         with _on(self._index):
             if self._memory_bytes is not None:
                 pool.set_limit(size=max(1, self._memory_bytes - self._allocated))
@@ -376,12 +386,32 @@ class CudaDevice:
                 with _on(self._index):
                     value = call()
                 end.record(stream)
-            peak = pool.total_bytes()
+            peak = pool.total_bytes() if self._peak is None else self._peak
             if measure:
                 stream.synchronize()
-                peak += max(0, free - runtime.memGetInfo()[0] - (peak - taken))
+                grown = pool.total_bytes() - taken
+                outside = max(0, free - runtime.memGetInfo()[0] - grown)
         self._ended = end
-        return _Outcome(self._index, value, peak, before, start, end)
+        return _Outcome(self._index, value, peak, outside, before, start, end)
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call the user's function, and let what follows come after all that it asked for.
+
+        It may leave another stream or device current.
+        """
+        import cupy
+
+        ours = cupy.cuda.get_current_stream()
+        try:
+            with ours, _on(self._index):
+                value = function()
+                theirs = cupy.cuda.get_current_stream(self._index)
+                if theirs.ptr != ours.ptr:
+                    with _on(self._index):
+                        ours.wait_event(theirs.record())
+        finally:
+            self._peak = self._pool.total_bytes()
+        return value
 
     def copy(self, target: Any, array: Any) -> None:
         """Copy an array of the device or the host to a view of the same shape, cast to its type.
@@ -439,7 +469,7 @@ class CudaDevice:
 
     def classify(self, error: BaseException) -> Trouble:
         """Tell what an error means for this device, or one that it was raised from or after."""
-        kinds = set(map(_kind, _chain(error)))
+        kinds = set(map(_kind, chain_of(error)))
         if "fatal" in kinds:
             return "fatal"
         return "memory" if "memory" in kinds else "user"
@@ -459,6 +489,14 @@ class CudaDevice:
                 cupy.fft.config.get_plan_cache().clear()
             self._pool.free_all_blocks()
             cupy.get_default_memory_pool().free_all_blocks()
+
+    def rest(self) -> None:
+        """Let go of this thread's plans of Fourier transforms, which hold memory of our pool."""
+        import cupy
+
+        if self._index not in _retired and "cupy.cuda.cufft" in sys.modules:
+            with _on(self._index):
+                cupy.fft.config.get_plan_cache().clear()
 
     def retire(self, reason: str) -> None:
         """Note that this process is not to use the device again."""
@@ -509,23 +547,11 @@ def _pieces(nbytes: int) -> Iterator[tuple[int, int]]:
         yield start, min(_PIECE_BYTES, nbytes - start)
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and all that it was raised from or after."""
-    found: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is not None and all(one is not other for other in found):
-            found.append(one)
-            waiting += one.__cause__, one.__context__
-    return found
-
-
 def _kind(error: BaseException) -> Trouble:
     """Tell what one error means, by names: CuPy's modules that define it may not be importable."""
     if isinstance(error, DeviceMemoryError):
         return "memory"
-    if isinstance(error, MemoryError) and str(error).startswith("std::bad_alloc"):
+    if isinstance(error, MemoryError) and text_of(error).startswith("std::bad_alloc"):
         return "memory"  # of Thrust, which CuPy sorts and labels with, or of another allocator
     name = type(error).__name__
     if type(error).__module__.partition(".")[0] not in ("cupy", "cupy_backends"):
