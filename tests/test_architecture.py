@@ -19,6 +19,8 @@ FLOORS = [
         "contracts",
         "arrays",
         "wire",
+        "compressed",
+        "placing",
         "cgroups",
         "gpus",
         "slicing",
@@ -29,7 +31,7 @@ FLOORS = [
     },
     {"machine", "dividing", "crew", "slots"},
     {"sharing", "mapping"},
-    {"packing"},
+    {"packing", "headers", "unpacking"},
     {"grid", "filters", "io", "running", "flow", "workers", "masking", "sample"},
     {"sizing", "planning", "blocks", "devices", "picture"},
     {"job"},
@@ -60,6 +62,8 @@ GUESTS = {
     "zarr": set(),
     "h5py": set(),
     "tifffile": set(),
+    "nrrd": {"io"},
+    "nibabel": {"io"},
     "dask": set(),
 }
 

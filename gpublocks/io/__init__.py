@@ -16,26 +16,58 @@ from gpublocks.errors import ArgumentTypeError, DeviceError, SinkError, SourceEr
 from gpublocks.mapping import MappedSource
 
 if TYPE_CHECKING:
-    from gpublocks.io import duck, memmap, npy, sliced, sma, staged
+    from gpublocks.io import duck, memmap, mhd, nifti, npy, nrrd, raw, sliced, sma, staged
 
-MODULES = frozenset({"duck", "memmap", "npy", "sliced", "sma", "staged"})
+MODULES = frozenset(
+    {"duck", "memmap", "mhd", "nifti", "npy", "nrrd", "raw", "sliced", "sma", "staged"}
+)
 
 __all__ = [
     "as_sink",
     "as_source",
     "duck",
     "memmap",
+    "mhd",
     "new_array",
+    "nifti",
     "npy",
+    "nrrd",
+    "raw",
     "sliced",
     "sma",
     "staged",
 ]
 
-READERS = {".npy": "memmap", ".npz": "memmap"}
+READERS = {
+    ".npy": "memmap",
+    ".npz": "memmap",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "mhd",
+    ".mhd": "mhd",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".hdr": "nifti",
+    ".hdr.gz": "nifti",
+    ".img": "nifti",
+    ".img.gz": "nifti",
+    ".raw": "raw",
+    ".bin": "raw",
+    ".dat": "raw",
+}
 """The module that opens files of a suffix, by its ``Source(path, writable)``."""
 
-WRITERS = {".npy": "memmap"}
+WRITERS = {
+    ".npy": "memmap",
+    ".nrrd": "nrrd",
+    ".mha": "mhd",
+    ".mhd": "mhd",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".raw": "raw",
+    ".bin": "raw",
+    ".dat": "raw",
+}
 """The module that creates files of a suffix, by its ``Sink(path)``."""
 
 
@@ -207,7 +239,9 @@ def _check_strides(array: Array) -> None:
 
 
 def _suffix(path: str) -> str:
-    return os.path.splitext(path.rstrip("/\\"))[1].lower()
+    """Return how a name ends, in small letters: ``'.npy'``, ``'.nii.gz'``."""
+    stem, suffix = os.path.splitext(path.rstrip("/\\").lower())
+    return os.path.splitext(stem)[1] + suffix if suffix == ".gz" else suffix
 
 
 def _unsupported(path: str, formats: dict[str, str]) -> str:
