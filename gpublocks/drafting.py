@@ -12,6 +12,7 @@ import numpy as np
 from gpublocks import machine
 from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
 from gpublocks.contracts import Array, CellDone, NewSink, Reach, Source
+from gpublocks.dividing import common_unit
 from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
@@ -25,12 +26,20 @@ from gpublocks.sizing import (
     normalise_axes,
 )
 from gpublocks.splitting import AxisSplit, as_count
+from gpublocks.storage import Pieces
 from gpublocks.task import Task, check_periodic
 
 __all__ = ["plan_task", "replan"]
 
+Units = tuple[tuple[int, ...], ...]
+"""Write units of all sinks."""
+
 _SHARING_WORK = 100_000
 """Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
+_CACHE_SHARE = 4
+"""Part of the host memory (one in so many) that decoded pieces may take at most."""
+_SELDOM = 1.1
+"""Pieces that are decoded so often on average are not kept for other blocks."""
 _WORTH_IT = 0.9
 """Part of the time that other blocks may take, since the first cell is computed anew for them."""
 
@@ -51,13 +60,14 @@ def plan_task(task: Task) -> Plan:
 
 
 def _draft(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Plan:
-    grid = _grid(task, budget, results)
+    grid, units = _grid(task, budget, results)
     if len(grid) > 1:
         check_periodic(task.function, task.kwargs)
     _check_shapes(task, grid.shape, grid.axes)
     check_aliasing(task, grid)
     _check_neighbours(task)
-    plan = _plan(task, grid, budget, _traffic(task, results) if task.choice.devices else None)
+    traffic = _traffic(task, results) if task.choice.devices else None
+    plan = _plan(task, grid, budget, traffic, units)
     if not plan.fits:
         plan = _lighter(task, plan)
     return _within_budget(task, plan) if plan.traffic is None else _within_devices(task, plan)
@@ -91,24 +101,67 @@ def _traffic(task: Task, results: Sequence[Volume]) -> Traffic:
     return Traffic(prod(task.sources[0].shape), tuple(nbytes[:count]), tuple(nbytes[count:]))
 
 
-def _grid(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Grid:
+def _grid(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> tuple[Grid, Units]:
+    """Return blocks, and the first write units of the sinks that they can be aligned to.
+
+    Raises
+    ------
+    PlanError, BudgetError
+        If they cannot be aligned to any: for those that leave the most freedom.
+    """
+    problems: list[tuple[int, PlanError]] = []
+    for units in _offers(task, results):
+        try:
+            return _cut(task, budget, results, units), units
+        except PlanError as error:
+            problems.append((prod(common_unit(units, len(task.sources[0].shape))), error))
+    raise min(problems, key=lambda problem: problem[0])[1]
+
+
+def _offers(task: Task, results: Sequence[Volume]) -> list[Units]:
+    """Return the write units that the sinks may have together, the preferred ones first.
+
+    New sinks take one step down from what they prefer at a time, all of them together.
+    """
+    offers = [
+        sink.units(result.shape, result.dtype) if isinstance(sink, NewSink) else [sink.unit]
+        for sink, result in zip(task.sinks, _results(task, results), strict=True)
+    ]
+    steps = range(max(map(len, offers), default=1))
+    chosen = [
+        tuple([tuple(offer[min(step, len(offer) - 1)]) for offer in offers]) for step in steps
+    ]
+    return list(dict.fromkeys(chosen))
+
+
+def _cut(task: Task, budget: Budget, results: Sequence[Volume], units: Units) -> Grid:
     first = task.sources[0]
     empty = 0 in first.shape
     if task.automatic and not empty:
-        layout = _layout(task, results)
-        if not task.choice.devices:
-            return automatic_grid(layout, budget)
-        return device_grid(layout, _traffic(task, results), _need(task), budget)
+        layout = _layout(task, results, units, budget)
+        if layout.stored and layout.cache_bytes:
+            # What is kept of decoded pieces comes first, as long as there is room for a block.
+            left = replace(budget, host_bytes=budget.host_bytes - layout.cache_bytes)
+            with suppress(BudgetError):
+                return _chosen(task, layout, left, results)
+        return _chosen(task, layout, budget, results)
     axes = "all" if task.automatic and task.axes is None else task.axes
     axes = normalise_axes(axes, len(first.shape), first.order, first.unit)
     sizes = task.sizes
     if task.one_block:
         sizes = replace(sizes, size_max=None, size_min=None, optimization=False)
-    grid = documented_grid([max(1, length) for length in first.shape], axes, sizes, task.units)
+    shape = [max(1, length) for length in first.shape]
+    grid = documented_grid(shape, axes, sizes, common_unit(units, len(shape)))
     return Grid(first.shape, (0,), (AxisSplit(first.shape[0], 0, 0, 0),)) if empty else grid
 
 
-def _layout(task: Task, results: Sequence[Volume]) -> Layout:
+def _chosen(task: Task, layout: Layout, budget: Budget, results: Sequence[Volume]) -> Grid:
+    if task.choice.devices:
+        return device_grid(layout, _traffic(task, results), _need(task), budget)
+    return automatic_grid(layout, budget)
+
+
+def _layout(task: Task, results: Sequence[Volume], units: Units, budget: Budget) -> Layout:
     first = task.sources[0]
     ndim = len(first.shape)
     axes = normalise_axes("all" if task.axes is None else task.axes, ndim, first.order)
@@ -124,7 +177,10 @@ def _layout(task: Task, results: Sequence[Volume]) -> Layout:
         _check_shapes(task, first.shape, common or axes)
         axes, overlaps = common, [overlaps[axis] for axis in common]
     need = _need(task)
-    staged = sum(2 * volume.dtype.itemsize for volume in _volumes(task) if volume.staged)
+    volumes = _volumes(task)
+    staged = sum(2 * volume.dtype.itemsize for volume in volumes if volume.staged)
+    stored = tuple([volume.pieces for volume in volumes[: len(task.sources)] if volume.pieces])
+    kept = task.loads_blocks and bool(stored)
     return Layout(
         shape=first.shape,
         itemsize=sum(source.dtype.itemsize for source in task.sources),
@@ -134,11 +190,13 @@ def _layout(task: Task, results: Sequence[Volume]) -> Layout:
             min(overlap, first.shape[axis] - 1)
             for overlap, axis in zip(overlaps, axes, strict=True)
         ),
-        unit=task.units,
+        unit=common_unit(units, ndim),
         bytes_per_voxel=sum(source.dtype.itemsize for source in task.sources)
         + need.per_voxel
         + staged,
         fixed_bytes=need.fixed,
+        stored=stored,
+        cache_bytes=budget.host_bytes // _CACHE_SHARE if kept else 0,
     )
 
 
@@ -187,16 +245,26 @@ def _need(task: Task) -> Need:
 
 
 def _volumes(task: Task) -> list[Volume]:
-    """Return the sources, then the sinks as far as they are known."""
+    """Return the sources, then the sinks as far as they are known.
+
+    Sources that are read through a cache of this process are staged too, wherever they lie.
+    """
     away = task.choice.name == "processes"
-    arrays: list[Source] = [*task.sources, *task.existing_sinks]
+    sources = [(source, Pieces.of(source)) for source in task.sources]
+    arrays = [*sources, *[(sink, None) for sink in task.existing_sinks]]
     return [
-        Volume(a.shape, a.dtype, a.order, tuple(a.unit), away and a.reach == Reach.PROCESS)
-        for a in arrays
+        Volume(
+            array.shape,
+            array.dtype,
+            array.order,
+            pieces,
+            away and (array.reach == Reach.PROCESS or (pieces is not None and task.loads_blocks)),
+        )
+        for array, pieces in arrays
     ]
 
 
-def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None) -> Plan:
+def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units: Units) -> Plan:
     volumes = _volumes(task)
     count = len(task.sources)
     known = len(task.sinks) == len(task.existing_sinks)
@@ -213,7 +281,7 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None) -> Pl
             sizing += f": nothing says how large blocks may be (give {missing})"
     else:
         sizing = "as given"
-    return Plan(
+    plan = Plan(
         grid=grid,
         sources=tuple(volumes[:count]),
         sinks=tuple(volumes[count:]) if known else (),
@@ -227,13 +295,49 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None) -> Pl
         result_bytes=len(in_memory) * prod(first.shape) * (task.dtype or first.dtype).itemsize,
         devices=task.choice.devices[: min(budget.workers, max(1, len(grid)))],
         traffic=traffic,
+        units=units,
     )
+    return _with_caches(task, plan)
+
+
+def _with_caches(task: Task, plan: Plan) -> Plan:
+    """Let a plan keep decoded pieces for the blocks that need them too, where that is worth it.
+
+    They take no more than they can need, than a share of the budget, and than a block leaves.
+    """
+    workers = plan.budget.workers
+    usages = [plan.usage(n) if task.loads_blocks else None for n in range(len(plan.sources))]
+    useful = [
+        usage.useful_bytes(workers) if usage and usage.decoded(0, workers) > _SELDOM else 0
+        for usage in usages
+    ]
+    limit = plan.budget.host_bytes
+    room = max(0, min(limit // _CACHE_SHARE, limit - plan.worker_bytes))
+    room = min(room, sum(useful))
+    caches = [
+        nbytes * room // sum(useful) if usage and nbytes else 0
+        for usage, nbytes in zip(usages, useful, strict=True)
+    ]
+    # One that has no room for a piece is of no use.
+    caches = [
+        nbytes if usage and nbytes >= usage.pieces.nbytes else 0
+        for usage, nbytes in zip(usages, caches, strict=True)
+    ]
+    away = task.choice.name == "processes"
+    sources = tuple(
+        [
+            replace(volume, staged=away and (source.reach == Reach.PROCESS or nbytes > 0))
+            for source, volume, nbytes in zip(task.sources, plan.sources, caches, strict=True)
+        ]
+    )
+    return replace(plan, sources=sources, caches=tuple(caches))
 
 
 def _lighter(task: Task, plan: Plan) -> Plan:
     """Return the plan or the one not optimised for workers, whichever has smaller blocks."""
     plain = replace(task, sizes=replace(task.sizes, optimization=False))
-    other = _plan(plain, _grid(plain, plan.budget), plan.budget, plan.traffic)
+    grid, units = _grid(plain, plan.budget)
+    other = _plan(plain, grid, plan.budget, plan.traffic, units)
     return min(plan, other, key=lambda plan: plan.worker_bytes)
 
 
@@ -246,7 +350,7 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
     limit = plan.budget.host_bytes
     if plan.peak_bytes <= limit:
         return plan
-    workers = max(1, limit // plan.worker_bytes)
+    workers = max(1, (limit - plan.cache_bytes) // plan.worker_bytes)
     if task.choice.given is None:
         plan = replace(plan, budget=replace(plan.budget, workers=workers))
     elif task.memory_bytes is not None:
@@ -276,7 +380,8 @@ def _within_devices(task: Task, plan: Plan) -> Plan:
     budget, sure = plan.budget, _certain(plan)
     if not sure.fits:
         raise BudgetError(f"{_shortage(sure)}; {_advice(task, sure)}")
-    workers = min(budget.workers, budget.host_bytes // max(1, plan.worker_bytes))
+    room = budget.host_bytes - plan.cache_bytes
+    workers = min(budget.workers, room // max(1, plan.worker_bytes))
     return replace(plan, budget=replace(budget, workers=workers), devices=plan.devices[:workers])
 
 
@@ -326,8 +431,8 @@ def _advice(task: Task, plan: Plan) -> str:
         sizes = replace(task.sizes, size_max=lengths)
         smaller = replace(task, one_block=False, sizes=sizes)
         with suppress(PlanError):
-            cut = _grid(smaller, plan.budget)
-            tried = _lighter(smaller, _plan(smaller, cut, plan.budget, plan.traffic))
+            cut, units = _grid(smaller, plan.budget)
+            tried = _lighter(smaller, _plan(smaller, cut, plan.budget, plan.traffic, units))
             if _certain(tried).fits:
                 where = f"axes {axes}" if len(axes) > 1 else f"axis {axis}"
                 return f"use size_max={lengths if len(axes) > 1 else lengths[0]} on {where}"
@@ -444,7 +549,8 @@ def _measured(task: Task, plan: Plan, first: CellDone) -> Need | None:
         return None
     voxels = first.cell.read_in(task.sources[0].shape).size
     taken = max(0, first.peak_bytes - first.read_bytes) / max(1, voxels)
-    return Need(per_voxel=taken, fixed=plan.need.fixed, origin="measured")
+    fixed = max(plan.need.fixed, first.outside_bytes)
+    return Need(per_voxel=taken, fixed=fixed, origin="measured")
 
 
 def _replan_on_devices(task: Task, plan: Plan, first: CellDone) -> Plan:
@@ -460,8 +566,9 @@ def _replan_on_devices(task: Task, plan: Plan, first: CellDone) -> Plan:
         return replace(_within_devices(task, replace(plan, traffic=traffic)), need=need)
     task = replace(task, need=need)
     budget = replace(plan.budget, workers=len(task.choice.devices))
-    kept, other = _plan(task, plan.grid, budget, traffic), _draft(task, budget, results)
-    layout = _layout(task, results)
+    kept = _plan(task, plan.grid, budget, traffic, plan.units)
+    other = _draft(task, budget, results)
+    layout = _layout(task, results, plan.units, budget)
     before, after = (device_cost(p.grid, layout, traffic, budget) for p in (kept, other))
     if kept.fits and after > _WORTH_IT * before:
         return _within_devices(task, kept)

@@ -121,7 +121,8 @@ class Trial:
     def _tried(self, cell: Cell) -> Generator[Event, None, _Came]:
         """Compute a cell; return the event of what came of it, and yield all others."""
         try:
-            executor = make_executor(self.task, self.plan)
+            # One device is enough, and memory for copies takes time to be had.
+            executor = make_executor(self.task, replace(self.plan, devices=self.plan.devices[:1]))
         except DeviceError as error:
             if self.task.choice.otherwise is None:
                 raise

@@ -39,6 +39,7 @@ def test_executors_by_name(name):
 
 def test_gpus_by_name(monkeypatch):
     opened = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(cuda, "CudaDevice", lambda *given: opened.append(given) or opened[-1])
     made = executors.make("cuda", 2, devices=(0, 3), device_bytes=70)
     assert made.name == "cuda"

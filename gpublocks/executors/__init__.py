@@ -22,8 +22,9 @@ __all__ = [
 
 NAMES = ("serial", "threads", "processes", "cuda")
 
-_COPIERS = 8
-"""Threads for each GPU that copy blocks: one gathers some 4 to 10 GB/s, a link takes some 50."""
+_COPIERS = 14
+"""Threads for each GPU that copy blocks: one gathers or scatters some 4 to 10 GB/s, and a link
+takes some 25 to 50 each way."""
 
 _HOMES = {
     "ProcessExecutor": "gpublocks.executors.processes",
