@@ -1,8 +1,9 @@
 """From a task and its plan to a job, its cells and its executor. Touches what the executor does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gpublocks import executors
+from gpublocks.caching import Cached
 from gpublocks.contracts import Executor, Sink, Source
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
@@ -10,22 +11,48 @@ from gpublocks.job import Job
 from gpublocks.planning import Plan
 from gpublocks.task import Task
 
-__all__ = ["cells_of", "make_executor", "make_job"]
+__all__ = ["cells_of", "make_executor", "make_job", "sources_of"]
 
 
 def cells_of(task: Task, grid: Grid, *, inside: bool = True) -> Iterator[Cell]:
-    """Return the cells that are computed: those inside the mask; or the others."""
+    """Return the cells that are computed: those inside the mask; or the others.
+
+    They come in the order in which the first source is stored.
+    """
     mask = task.mask
+    cells = grid.walk(task.sources[0].order)
     if mask is None:
-        return iter(grid) if inside else iter(())
-    return (cell for cell in grid if mask.holds(cell) == inside)
+        return cells if inside else iter(())
+    return (cell for cell in cells if mask.holds(cell) == inside)
 
 
-def make_job(task: Task, grid: Grid, sinks: tuple[Sink, ...]) -> Job:
-    """Return the job of a task on a grid."""
+def sources_of(task: Task, plan: Plan, before: Sequence[Source] = ()) -> tuple[Source, ...]:
+    """Return the sources of a task, read through caches where its plan says so.
+
+    Parameters
+    ----------
+    before : sequence of Source
+        What this returned for an earlier plan: caches for the same blocks are used again.
+    """
+    known = [cached for cached in before if isinstance(cached, Cached)]
+    sources: list[Source] = []
+    for n, source in enumerate(task.sources):
+        usage, limit_bytes = plan.usage(n), plan.caches[n] if plan.caches else 0
+        if usage is None or not limit_bytes:
+            sources.append(source)
+            continue
+        same = [c for c in known if c.source is source and c.usage == usage]
+        cached = same[0] if same else Cached(source, usage, limit_bytes)
+        cached.limit_bytes = limit_bytes
+        sources.append(cached)
+    return tuple(sources)
+
+
+def make_job(task: Task, grid: Grid, sources: tuple[Source, ...], sinks: tuple[Sink, ...]) -> Job:
+    """Return the job of a task on a grid, with the sources that `sources_of` gave."""
     return Job(
         function=task.function,
-        sources=task.sources,
+        sources=sources,
         sinks=sinks,
         grid=grid,
         kwargs=task.kwargs,

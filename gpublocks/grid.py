@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import overload
 
+from gpublocks.contracts import Order
 from gpublocks.geometry import Cell, Range
 from gpublocks.splitting import AxisSplit
 
@@ -63,6 +64,18 @@ class Grid(Sequence[Cell]):
     def __iter__(self) -> Iterator[Cell]:
         for number, index in enumerate(_indices(self.counts)):
             yield self._cell(number, index)
+
+    def walk(self, order: Order) -> Iterator[Cell]:
+        """Return the cells in the order of the storage: along its fastest axis first.
+
+        Cells that share pages of a file, or pieces, so follow each other soon.
+        """
+        if order == "C":
+            yield from self
+            return
+        for reverse in _indices(self.counts[::-1]):
+            index = reverse[::-1]
+            yield self._cell(self.number(index), index)
 
     def number(self, index: Sequence[int]) -> int:
         """Return the number of the cell at a position of the grid."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
 from gpublocks.contracts import DType, Order
 from gpublocks.grid import Grid
+from gpublocks.storage import Pieces, Usage
 
 __all__ = ["Plan", "Volume"]
 
@@ -24,8 +25,8 @@ class Volume:
     shape : tuple of int
     dtype : numpy.dtype
     order : {'C', 'F'}
-    unit : tuple of int
-        Smallest box stored as one piece.
+    pieces : Pieces or None
+        In which it is stored and decoded, if its voxels do not stand alone.
     staged : bool
         Whether its blocks cross to the workers through shared memory.
     """
@@ -33,7 +34,7 @@ class Volume:
     shape: tuple[int, ...]
     dtype: DType
     order: Order = "C"
-    unit: tuple[int, ...] = ()
+    pieces: Pieces | None = None
     staged: bool = False
 
     def block_bytes(self, grid: Grid) -> int:
@@ -72,6 +73,11 @@ class Plan:
         Numbers of the CUDA devices that compute; none where that is done in host memory.
     traffic : Traffic or None
         What goes to these devices and comes back, as far as that is known.
+    units : tuple of tuple of int
+        Write units of the sinks, for the shape of the source; new ones are created with these.
+    caches : tuple of int
+        Bytes for decoded pieces of each source, which are kept until all blocks that need them
+        have read them; 0 for one that is read directly.
     """
 
     grid: Grid
@@ -87,6 +93,8 @@ class Plan:
     result_bytes: int = 0
     devices: tuple[int, ...] = ()
     traffic: Traffic | None = None
+    units: tuple[tuple[int, ...], ...] = ()
+    caches: tuple[int, ...] = ()
 
     @property
     def voxels(self) -> int:
@@ -112,9 +120,15 @@ class Plan:
         return self.block_bytes + self.need.of(self.voxels) + self.staging_bytes
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes for decoded pieces, over all sources."""
+        return sum(self.caches)
+
+    @property
     def peak_bytes(self) -> int:
         """Predicted bytes in flight on the host, over all workers, beyond the idle ones."""
-        return self.worker_bytes * min(self.budget.workers, max(1, len(self.grid)))
+        workers = min(self.budget.workers, max(1, len(self.grid)))
+        return self.worker_bytes * workers + self.cache_bytes
 
     @property
     def device_peak_bytes(self) -> int:
@@ -135,7 +149,7 @@ class Plan:
         More than its share of the budget: a prediction may be a guess, and modules that the
         function imports when it is called count too.
         """
-        share = self.budget.host_bytes // max(1, self.budget.workers)
+        share = (self.budget.host_bytes - self.cache_bytes) // max(1, self.budget.workers)
         return max(int(_LIMIT_FACTOR * share), share + _LIMIT_BYTES)
 
     @property
@@ -162,6 +176,21 @@ class Plan:
         size = prod(self.grid.shape)
         return self.grid.read_voxels / size if size else 1.0
 
+    def usage(self, source: int) -> Usage | None:
+        """Return how blocks read the pieces of a source; None if its voxels stand alone."""
+        pieces = self.sources[source].pieces
+        return None if pieces is None else Usage(pieces, self.grid)
+
+    @property
+    def decoded(self) -> float | None:
+        """About how often each piece of the sources is decoded; None where there are none."""
+        times = []
+        for n, limit_bytes in enumerate(self.caches or (0,) * len(self.sources)):
+            usage = self.usage(n)
+            if usage is not None:
+                times.append(usage.decoded(limit_bytes, self.budget.workers))
+        return max(times, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain numbers and texts, for JSON."""
         return {
@@ -184,6 +213,9 @@ class Plan:
             "need_fixed": self.need.fixed,
             "need_origin": self.need.origin,
             "staging_bytes": self.staging_bytes,
+            "cache_bytes": self.cache_bytes,
+            "decoded": self.decoded,
+            "units": [list(unit) for unit in self.units],
             "peak_bytes": self.peak_bytes,
             "peak_origin": self.peak_origin,
             "enforced": self.enforced,
@@ -216,7 +248,7 @@ class Plan:
             ("overlap", f"{shared or 'none'}; {self.over_read:.2f} voxels read for each voxel"),
             ("executor", f"{self.executor}, {workers} at once: {self.executor_reason}"),
             *self._memory_rows(workers),
-            ("reads", format_bytes(self.read_bytes)),
+            ("reads", self._reads()),
             ("writes", self._writes()),
             ("write safety", self._safety()),
         ]
@@ -232,11 +264,12 @@ class Plan:
         )
         if self.staging_bytes:
             formula += f" + staging {format_bytes(self.staging_bytes)}"
+        formula += f"){self._kept_pieces()}"
         kept = f"a worker is held at {format_bytes(self.worker_limit_bytes)}"
         kept = kept if self.enforced else "not enforced"
         return [
             ("host peak", f"{format_bytes(self.peak_bytes)} ({self.peak_origin}, {kept})"),
-            ("", f"= {formula})"),
+            ("", f"= {formula}"),
             ("host limit", f"{format_bytes(self.budget.host_bytes)} ({self.budget.reason})"),
             ("device peak", "no device is used"),
         ]
@@ -249,18 +282,29 @@ class Plan:
         where = f"each of {where}" if len(self.devices) > 1 else where
         host, device = format_bytes(self.peak_bytes), format_bytes(self.device_peak_bytes)
         limit = format_bytes(self.budget.device_bytes or 0)
+        kept = self._kept_pieces()
         return [
-            ("host peak", f"{host} of page-locked memory (estimated)"),
-            ("", f"= {len(self.devices)} x {SLOTS} x (in {coming} + out {going})"),
+            ("host peak", f"{host} of page-locked memory{' and pieces' * bool(kept)} (estimated)"),
+            ("", f"= {len(self.devices)} x {SLOTS} x (in {coming} + out {going}){kept}"),
             ("host limit", f"{format_bytes(self.budget.host_bytes)} ({self.budget.reason})"),
             ("device peak", f"{device} on {where} ({self.peak_origin})"),
             ("", f"= {device_slots} + {self._function()}"),
             ("device limit", f"{limit} ({self.budget.device_reason})"),
         ]
 
+    def _kept_pieces(self) -> str:
+        return f" + decoded pieces {format_bytes(self.cache_bytes)}" if self.cache_bytes else ""
+
     def _function(self) -> str:
         text = f"function {self.need.per_voxel:g} B x {self.voxels} voxels"
         return text + (f" + {format_bytes(self.need.fixed)}" if self.need.fixed else "")
+
+    def _reads(self) -> str:
+        read = format_bytes(self.read_bytes)
+        if self.decoded is None:
+            return read
+        often = "once" if self.decoded == 1 else f"about {self.decoded:.2f} times"
+        return f"{read}; each piece that is stored is decoded {often}"
 
     def _writes(self) -> str:
         if not self.sinks:
@@ -270,9 +314,10 @@ class Plan:
     def _safety(self) -> str:
         if self.own_writes and any(split.overlap for split in self.grid.splits):
             return "the function writes itself, and must stay within valid regions"
-        units = [sink.unit for sink in self.sinks if any(length > 1 for length in sink.unit)]
+        units = [unit for unit in self.units if any(length > 1 for length in unit)]
         if units:
-            return f"valid regions are whole units of {units[0]}: no unit has two writers"
+            listed = " and ".join(map(str, dict.fromkeys(units)))
+            return f"valid regions are whole units of {listed}: no unit has two writers"
         return "valid regions do not overlap: no voxel has two writers"
 
     def __str__(self) -> str:

@@ -1,15 +1,24 @@
-"""Shapes and types of results, where they are known before or after the first cell. Pure."""
+"""Shapes, types and write units of results, known before or after the first cell. Pure."""
 
 from typing import Any
 
 import numpy as np
 
-from gpublocks.contracts import CellDone, DType, NewSink
+from gpublocks.contracts import CellDone, DType, NewSink, Sink
+from gpublocks.errors import SinkError
 from gpublocks.geometry import Cell
+from gpublocks.grid import Grid
 from gpublocks.planning import Plan
 from gpublocks.task import Task
 
-__all__ = ["Result", "found_results", "known_results", "like_source"]
+__all__ = [
+    "Result",
+    "check_unit",
+    "found_results",
+    "known_results",
+    "like_source",
+    "unit_of",
+]
 
 Result = tuple[tuple[int, ...], DType]
 """Shape and type of a whole result."""
@@ -47,11 +56,50 @@ def like_source(task: Task) -> Result:
     return task.sources[0].shape, task.sources[0].dtype
 
 
+def unit_of(
+    sink: NewSink, shape: tuple[int, ...], dtype: DType, planned: tuple[int, ...], grid: Grid
+) -> tuple[int, ...]:
+    """Return the write unit of a new sink whose blocks were planned for one of its units.
+
+    Along the axes that are cut it is the planned one. Along the others a result may have another
+    length than the source, or there may be others: it is then one that the sink offers for that,
+    or else the planned one as far as the result goes.
+    """
+    if shape == grid.shape:
+        return planned
+    cut = _cut_axes(grid)
+    for unit in sink.units(shape, dtype):
+        if all(unit[axis] == planned[axis] for axis in cut):
+            return unit
+    lengths = (*planned, *shape[len(planned) :])
+    return tuple([min(unit, max(1, n)) for unit, n in zip(lengths, shape, strict=False)])
+
+
+def check_unit(sink: Sink, planned: tuple[int, ...], grid: Grid) -> None:
+    """Check that blocks planned for a write unit are whole units of the sink that came of it.
+
+    Raises
+    ------
+    SinkError
+        If two blocks may share a unit.
+    """
+    if any(planned[axis] % sink.unit[axis] for axis in _cut_axes(grid)):
+        raise SinkError(
+            f"{sink!r} is written in units of {sink.unit}, and blocks were planned for "
+            f"{planned}, which it had offered; create it first, and give it as the sink"
+        )
+
+
+def _cut_axes(grid: Grid) -> list[int]:
+    return [axis for axis, split in zip(grid.axes, grid.splits, strict=True) if split.count > 1]
+
+
 def _to_be_measured(task: Task, plan: Plan) -> bool:
     """Tell whether blocks were chosen by a guess of what the function takes that may be too low."""
     if plan.need.origin != "default" or not task.automatic or task.function_type != "array":
         return False
-    tight = plan.peak_bytes * _ROOMY > plan.budget.host_bytes
+    guessed, room = plan.peak_bytes - plan.cache_bytes, plan.budget.host_bytes - plan.cache_bytes
+    tight = guessed * _ROOMY > room
     return task.choice.name == "cuda" or (tight and task.choice.name == "processes")
 
 

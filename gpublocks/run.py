@@ -19,15 +19,23 @@ from gpublocks.contracts import (
     NewSink,
     Run,
     Sink,
+    Source,
     Stage,
 )
-from gpublocks.enacting import cells_of, make_executor, make_job
+from gpublocks.enacting import cells_of, make_executor, make_job, sources_of
 from gpublocks.errors import DeviceError, PlanError
 from gpublocks.geometry import Cell
 from gpublocks.job import Job, explained
 from gpublocks.moving import line, plan_rest, warn_of_rest
 from gpublocks.planning import Plan
-from gpublocks.results import Result, found_results, known_results, like_source
+from gpublocks.results import (
+    Result,
+    check_unit,
+    found_results,
+    known_results,
+    like_source,
+    unit_of,
+)
 from gpublocks.running import EventRun
 from gpublocks.task import Task
 from gpublocks.telling import forward_output
@@ -97,12 +105,14 @@ class TaskRun:
 
     def _cells(self, run: EventRun, created: list[Sink]) -> Generator[Event, None, None]:
         done: CellDone | None = None
+        read: tuple[Source, ...] = ()
         results = known_results(self.task, self.plan)
         if results is None:
-            done = yield from self._first(run)
+            done, read = yield from self._first(run)
             results = found_results(done, self.plan) if done is not None else []
         self._create(created, results or [like_source(self.task)] * len(self.task.sinks))
-        job = make_job(self.task, self.plan.grid, self.sinks)
+        sources = sources_of(self.task, self.plan, read)
+        job = make_job(self.task, self.plan.grid, sources, self.sinks)
         cells = cells_of(self.task, self.plan.grid)
         # Another plan may have another first cell.
         if done is not None and next(cells, None) == done.cell:
@@ -114,14 +124,16 @@ class TaskRun:
         self._fill(created)
         yield from self._all(run, job, cells)
 
-    def _first(self, run: EventRun) -> Generator[Event, None, CellDone | None]:
+    def _first(
+        self, run: EventRun
+    ) -> Generator[Event, None, tuple[CellDone | None, tuple[Source, ...]]]:
         """Compute the first cell without storing it; take over what it showed of all others."""
         trial = Trial(self.task, self.plan, partial(self._events_of, run))
         for event in trial.events():
             self.task, self.plan = trial.task, trial.plan
             yield event
         self.task, self.plan = trial.task, trial.plan
-        return trial.done
+        return trial.done, trial.sources
 
     def _all(self, run: EventRun, job: Job, cells: Iterator[Cell]) -> Generator[Event, None, None]:
         """Do cells. What GPUs that nobody asked for leave undone, CPUs do."""
@@ -179,14 +191,17 @@ class TaskRun:
     def _create(self, created: list[Sink], results: list[Result]) -> None:
         """Open the sinks: create those that are new for results of these shapes and types."""
         opened: list[Sink] = []
-        for sink, (shape, dtype) in zip(self.task.sinks, results, strict=True):
+        grid, order = self.plan.grid, self.task.sources[0].order
+        for sink, result, planned in zip(self.task.sinks, results, self.plan.units, strict=True):
             if not isinstance(sink, NewSink):
                 opened.append(sink)
                 continue
-            order = self.task.sources[0].order
-            new = sink.create(shape, self.task.dtype or dtype, order)
+            shape, dtype = result[0], self.task.dtype or result[1]
+            unit = unit_of(sink, shape, dtype, planned, grid)
+            new = sink.create(shape, dtype, order, unit=unit)
             created.append(new)
             opened.append(new)
+            check_unit(new, planned, grid)
         self.sinks = tuple(opened)
 
     def _verify_sources(self) -> None:

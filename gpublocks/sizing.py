@@ -9,10 +9,12 @@ from typing import Any
 
 from gpublocks.budget import Budget, Need, Traffic, format_bytes
 from gpublocks.contracts import Order
+from gpublocks.dividing import common_unit
 from gpublocks.errors import BudgetError, PlanError
 from gpublocks.grid import Grid
 from gpublocks.notice import warn_user
 from gpublocks.splitting import AxisSplit, aligned, as_count, even_split, split_axis
+from gpublocks.storage import Pieces, Usage
 
 __all__ = [
     "Layout",
@@ -58,9 +60,10 @@ def normalise_axes(axes: Any, ndim: int, order: Order, unit: Sequence[int] = ())
     if ndim == 0:
         raise PlanError("the source is a scalar (0 axes); there is nothing to split")
     if axes is None:
+        slowest_first = range(ndim) if order == "C" else range(ndim - 1, -1, -1)
         if any(length > 1 for length in unit):
-            return [min(range(ndim), key=lambda axis: unit[axis])]
-        return [ndim - 1 if order == "F" else 0]
+            return [min(slowest_first, key=lambda axis: unit[axis])]
+        return [slowest_first[0]]
     if axes is all:
         warn_user("axes=all is deprecated; use axes='all'", DeprecationWarning)
         axes = "all"
@@ -178,6 +181,10 @@ class Layout:
         Predicted bytes in flight for each voxel read, inputs and results included.
     fixed_bytes : int
         Bytes in flight for each worker that do not depend on the block.
+    stored : tuple of Pieces
+        Those of the sources that are stored in pieces.
+    cache_bytes : int
+        Memory in which decoded pieces may be kept for other blocks.
     """
 
     shape: tuple[int, ...]
@@ -188,6 +195,8 @@ class Layout:
     unit: tuple[int, ...]
     bytes_per_voxel: float
     fixed_bytes: int = 0
+    stored: tuple[Pieces, ...] = ()
+    cache_bytes: int = 0
 
 
 # Measured with scipy.ndimage and NumPy on 256 MB volumes, two workers, in units of the time that a
@@ -215,16 +224,19 @@ class _Costs:
         Extra cost of a voxel for each doubling of the block beyond the worker's own cache ...
     miss : float
         ... and for each doubling beyond its share of all cache.
+    decode : float
+        Cost of decoding a voxel that is stored in a piece.
     """
 
     cell: float
     spill: float
     miss: float
+    decode: float
 
 
-_FILTER = _Costs(cell=15_000, spill=0.03, miss=0.1)
+_FILTER = _Costs(cell=15_000, spill=0.03, miss=0.1, decode=0.25)
 """A function that looks at neighbours, with many passes over a block: caches matter little."""
-_POINTWISE = _Costs(cell=300_000, spill=0.15, miss=0.2)
+_POINTWISE = _Costs(cell=300_000, spill=0.15, miss=0.2, decode=10)
 """A function that looks at single voxels is as fast as the memory that they come from."""
 
 
@@ -246,8 +258,7 @@ def automatic_grid(layout: Layout, budget: Budget) -> Grid:
     best: Grid | None = None
     best_cost = float("inf")
     smallest = float("inf")
-    for counts in _candidates(layout, budget.workers):
-        grid = _even(layout, counts)
+    for grid in _grids(layout, budget.workers, slabs=bool(layout.stored)):
         voxels = prod(grid.largest)
         needed = voxels * layout.bytes_per_voxel + layout.fixed_bytes
         smallest = min(smallest, needed)
@@ -267,12 +278,15 @@ def automatic_grid(layout: Layout, budget: Budget) -> Grid:
     return _as_cut(best)
 
 
-def _even(layout: Layout, counts: Sequence[int]) -> Grid:
-    """Cut the axes into so many blocks of equal lengths, valid borders on units."""
-    splits = tuple(
-        aligned(even_split(layout.shape[axis], count, overlap), layout.unit[axis], None)
-        for axis, count, overlap in zip(layout.axes, counts, layout.overlap, strict=True)
-    )
+def _even(layout: Layout, counts: Sequence[int]) -> Grid | None:
+    """Cut the axes into so many blocks of equal lengths, valid borders on units if they can be."""
+    try:
+        splits = tuple(
+            aligned(even_split(layout.shape[axis], count, overlap), layout.unit[axis], None)
+            for axis, count, overlap in zip(layout.axes, counts, layout.overlap, strict=True)
+        )
+    except PlanError:
+        return None
     return Grid(layout.shape, layout.axes, splits)
 
 
@@ -294,7 +308,45 @@ def _cost(grid: Grid, layout: Layout, budget: Budget) -> float:
     if any(layout.overlap) and row * layout.itemsize % _ALIASED_BYTES == 0:
         factor += _ALIASING
     cell = costs.cell + voxels * factor + _ROW_COST * voxels / row
+    cell += costs.decode * _decoded(grid, layout, budget.workers) / len(grid)
     return (ceil(len(grid) / budget.workers) + 0.5) * cell
+
+
+def _decoded(grid: Grid, layout: Layout, workers: int) -> float:
+    """Return the voxels of pieces that are decoded for all blocks."""
+    return sum(
+        prod(pieces.shape) * Usage(pieces, grid).decoded(layout.cache_bytes, workers)
+        for pieces in layout.stored
+    )
+
+
+def _grids(layout: Layout, workers: int, *, slabs: bool) -> Iterator[Grid]:
+    """Return the candidates whose borders can be on units.
+
+    Without overlap, blocks of whole pieces of the sources are among them.
+
+    Parameters
+    ----------
+    slabs : bool
+        Whether those with more and more of the faster axes whole are among them.
+    """
+    units = [layout.unit]
+    if layout.stored and not any(layout.overlap):
+        pieces = [pieces.unit for pieces in layout.stored if not any(pieces.origin)]
+        units.insert(0, common_unit([layout.unit, *pieces], len(layout.shape)))
+    slowest_first = _slowest_first(layout)
+    for unit in dict.fromkeys(units):
+        for cut in range(len(slowest_first), 0 if slabs else len(slowest_first) - 1, -1):
+            positions = sorted(slowest_first[:cut])
+            slower = replace(
+                layout,
+                axes=tuple(layout.axes[p] for p in positions),
+                overlap=tuple(layout.overlap[p] for p in positions),
+                unit=unit,
+            )
+            for counts in _candidates(slower, workers):
+                if (grid := _even(slower, counts)) is not None:
+                    yield grid
 
 
 def _candidates(layout: Layout, workers: int) -> Iterator[tuple[int, ...]]:
@@ -369,11 +421,10 @@ def _beside(counts: tuple[int, ...], layout: Layout, workers: int) -> Iterator[t
 
 
 def _most(layout: Layout, position: int) -> int:
-    """Return the most blocks along an axis that leave every valid range a unit long."""
+    """Return the most blocks along an axis that may each have a unit for their valid range."""
     axis = layout.axes[position]
     free = max(1, layout.shape[axis] - layout.overlap[position])
-    unit = layout.unit[axis]
-    return max(1, free // unit if unit == 1 else min(free, layout.shape[axis]) // (2 * unit))
+    return min(free, -(-layout.shape[axis] // layout.unit[axis]))
 
 
 def _geometric(start: float, stop: float) -> Iterator[float]:
@@ -387,6 +438,8 @@ def _geometric(start: float, stop: float) -> Iterator[float]:
 _DEVICE_CELL = 10_000_000
 """A cell's own cost on a GPU, in voxels: some 2 ms of Python and launches of kernels, at some 5 G
 voxels in a second. An estimate, of which nothing has been measured on a GPU."""
+_DEVICE_DECODE = 1.0
+"""Cost of decoding a voxel with the threads that copy blocks: some 0.2 ns."""
 _FILLING = 3
 """Blocks in whose time the pipeline of a device fills and runs dry."""
 _RUN_BYTES = 512
@@ -414,7 +467,7 @@ def device_grid(layout: Layout, traffic: Traffic, need: Need, budget: Budget) ->
     best: Grid | None = None
     best_rank = (True, float("inf"))
     smallest: Grid | None = None
-    for grid in _device_candidates(layout, budget.workers):
+    for grid in _grids(layout, budget.workers, slabs=True):
         voxels = prod(grid.largest)
         if smallest is None or voxels < prod(smallest.largest):
             smallest = grid
@@ -442,6 +495,7 @@ def device_cost(grid: Grid, layout: Layout, traffic: Traffic, budget: Budget) ->
     devices = min(budget.workers, max(1, budget.host_bytes // traffic.pinned_bytes(voxels)))
     run_bytes = _run(grid, layout.order) * layout.itemsize
     cell = voxels * (1 + _RUN_BYTES / run_bytes) + _DEVICE_CELL
+    cell += _DEVICE_DECODE * _decoded(grid, layout, devices) / len(grid)
     return (ceil(len(grid) / devices) + _FILLING) * cell
 
 
@@ -454,20 +508,6 @@ def _run(grid: Grid, order: Order) -> int:
         if length < whole:
             break
     return run
-
-
-def _device_candidates(layout: Layout, devices: int) -> Iterator[Grid]:
-    """Return the candidates, those with more and more of the faster axes whole among them."""
-    slowest_first = _slowest_first(layout)
-    for cut in range(len(slowest_first), 0, -1):
-        positions = sorted(slowest_first[:cut])
-        slower = replace(
-            layout,
-            axes=tuple(layout.axes[p] for p in positions),
-            overlap=tuple(layout.overlap[p] for p in positions),
-        )
-        for counts in _candidates(slower, devices):
-            yield _even(slower, counts)
 
 
 def _too_large(smallest: Grid, traffic: Traffic, need: Need, budget: Budget) -> BudgetError:

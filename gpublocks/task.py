@@ -10,7 +10,6 @@ import numpy as np
 
 from gpublocks.budget import Need
 from gpublocks.contracts import DType, Executor, NewSink, Sink, Source
-from gpublocks.dividing import common_unit
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.job import FunctionType
 from gpublocks.masking import Mask
@@ -115,9 +114,11 @@ class Task:
         return self.overlap_known and not self.one_block and all(size is None for size in given)
 
     @property
-    def units(self) -> tuple[int, ...]:
-        """Write unit of all sinks together, for each axis of the first source."""
-        return common_unit([sink.unit for sink in self.existing_sinks], len(self.sources[0].shape))
+    def loads_blocks(self) -> bool:
+        """Whether nothing but whole blocks is read of the sources, each of them once."""
+        in_memory = self.as_memory and not self.neighbours
+        known = self.choice.name in ("serial", "threads", "processes", "cuda")
+        return known and (in_memory or self.function_type == "array")
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -17,7 +17,7 @@ from gpublocks.contracts import (
     Executor,
 )
 from gpublocks.drafting import replan
-from gpublocks.enacting import cells_of, make_executor, make_job
+from gpublocks.enacting import cells_of, make_executor, make_job, sources_of
 from gpublocks.errors import BudgetError, DeviceError, DeviceMemoryError
 from gpublocks.geometry import Cell
 from gpublocks.job import Job
@@ -52,12 +52,15 @@ class Trial:
         How all cells are to be done, by what the first one showed.
     done : CellDone or None
         What came of it, once all events were taken: nothing where no cell is to be computed.
+    sources : tuple of Source
+        What it was read from: caches hold what other cells need too.
     """
 
     def __init__(self, task: Task, plan: Plan, do: Do) -> None:
         self.task = task
         self.plan = plan
         self.done: CellDone | None = None
+        self.sources = sources_of(task, plan)
         self._do = do
 
     def events(self) -> Generator[Event, None, None]:
@@ -96,6 +99,7 @@ class Trial:
         """Plan all cells for CPUs, and compute the first one there."""
         task = self.task
         self.task, self.plan = move(task, why)
+        self.sources = sources_of(self.task, self.plan, self.sources)
         came = yield from self._tried(next(cells_of(self.task, self.plan.grid)))
         if isinstance(came, CellDone):
             warn_of_move(task, worker, why)
@@ -106,7 +110,7 @@ class Trial:
 
     def _compute(self, cell: Cell) -> Generator[Event, None, _Came]:
         """Compute a cell, or a part of it if a GPU has no memory for the whole."""
-        job = make_job(self.task, self.plan.grid, ())
+        job = make_job(self.task, self.plan.grid, self.sources, ())
         for _ in range(MOST_HALVINGS):
             came = yield from self._tried(cell)
             halves = job.halves(cell)
@@ -127,7 +131,7 @@ class Trial:
             if self.task.choice.otherwise is None:
                 raise
             return CellRefused(cell, self.task.choice.name, error)
-        job = make_job(self.task, self.plan.grid, ())
+        job = make_job(self.task, self.plan.grid, self.sources, ())
         job = replace(job, outputs=len(self.task.sinks), keep_outputs=True)
         came: CellDone | CellRefused | None = None
         with closing(self._do(executor, job, iter([cell]))) as events:

@@ -17,6 +17,7 @@ from test_sizing import check_ranges
 from gpublocks import gpus, machine
 from gpublocks.budget import SLOTS, Budget, Need, Traffic
 from gpublocks.contracts import CellDone
+from gpublocks.dividing import common_unit
 from gpublocks.drafting import plan_task, replan
 from gpublocks.errors import BudgetError, DeviceError, PlanError
 from gpublocks.geometry import Region
@@ -481,7 +482,8 @@ def test_sizes_that_are_given_are_kept_or_refused_with_some_that_fit(task, on_de
     else:
         assert plan.sizing in ("as given", "one block")
         shape = task.sources[0].shape
-        assert plan.grid == documented_grid(shape, task.axes, task.sizes, task.units)
+        unit = common_unit(plan.units, len(shape))
+        assert plan.grid == documented_grid(shape, task.axes, task.sizes, unit)
         assert plan.traffic.device_bytes(plan.voxels, certain(plan)) <= on_device
         assert plan.peak_bytes <= on_host
         return

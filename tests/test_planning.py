@@ -55,7 +55,7 @@ def plans(draw):
         more = draw(st.lists(st.integers(1, 3), max_size=0 if like else 1))
         dtype = draw(st.sampled_from([np.uint8, np.float32, np.complex128]))
         lengths = shape if like else (*lengths, *more)
-        return Volume(tuple(lengths), np.dtype(dtype), "C", (), draw(st.booleans()))
+        return Volume(tuple(lengths), np.dtype(dtype), "C", None, draw(st.booleans()))
 
     return Plan(
         grid=Grid(shape, axes, tuple(splits)),
