@@ -104,6 +104,16 @@ class Slice:
         return slc.sliced_unit(self.slicing, self.source.shape, self.source.unit)
 
     @property
+    def read_unit(self) -> tuple[int, ...]:
+        """Smallest box that is read as one piece; ones for voxels in memory."""
+        return self._pieces()[0]
+
+    @property
+    def read_origin(self) -> tuple[int, ...]:
+        """Voxels by which the first piece begins before the view."""
+        return self._pieces()[1]
+
+    @property
     def single_writer(self) -> bool:
         """Whether only one thread of one process may write."""
         return self._voxels is None and bool(getattr(self.source, "single_writer", False))
@@ -244,6 +254,14 @@ class Slice:
     @property
     def _source_name(self) -> str:
         return self.source.name if self._voxels is None else "Numpy-Source"
+
+    def _pieces(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        whole = self.source
+        unit = getattr(whole, "read_unit", whole.unit)
+        if self._voxels is not None:
+            unit = (1,) * len(unit)
+        origin = getattr(whole, "read_origin", (0,) * len(unit))
+        return slc.sliced_pieces(self.slicing, whole.shape, unit, origin)
 
     def _in_source(self, slicing: Any) -> Slicing:
         return slc.sliced_slicing(slicing, self.slicing, self.source.shape)

@@ -17,6 +17,7 @@ __all__ = [
     "Index",
     "Slicing",
     "simplify",
+    "sliced_pieces",
     "sliced_shape",
     "sliced_slicing",
     "sliced_unit",
@@ -112,6 +113,38 @@ def sliced_unit(slicing: Any, shape: Sequence[int], unit: Sequence[int]) -> tupl
             dense = isinstance(part, range) and part.step == 1 and part.start % step == 0
             units.append(step if step == 1 or dense else len(part))
     return tuple(units)
+
+
+def sliced_pieces(
+    slicing: Any, shape: Sequence[int], unit: Sequence[int], origin: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the pieces that a part of an array is read in, and where the first one begins.
+
+    Parameters
+    ----------
+    unit, origin : sequence of int
+        The pieces of the array, and the voxels by which the first one begins before it.
+
+    Returns
+    -------
+    unit, origin : tuple of int
+        The same for the part; ones and zeros where its pieces are not all alike.
+
+    Examples
+    --------
+    >>> sliced_pieces((slice(12, 40), 0), (64, 64), (8, 8), (0, 0))
+    ((8,), (4,))
+    """
+    seen = _seen(slicing, shape)
+    parts = [part for part in seen if not isinstance(part, int)]
+    along = [
+        (length, (part.start + first) % length)
+        for part, length, first in zip(seen, unit, origin, strict=True)
+        if isinstance(part, range) and part.step == 1
+    ]
+    if len(along) < len(parts):
+        return (1,) * len(parts), (0,) * len(parts)
+    return tuple([length for length, _ in along]), tuple([first for _, first in along])
 
 
 def sliced_slicing(second: Any, first: Any, shape: Sequence[int]) -> Slicing:

@@ -240,7 +240,7 @@ def boxes(indices: Sequence[tuple[int, ...]], most: int, order: Order) -> list[R
 
     Examples
     --------
-    >>> [box.slices for box in boxes([(0, 1), (0, 2), (1, 1), (1, 2), (2, 2)], 4, "C")]
+    >>> [box.slices for box in boxes([(0, 1), (0, 2), (1, 1), (1, 2), (2, 2)], 5, "C")]
     [(slice(0, 2, None), slice(1, 3, None)), (slice(2, 3, None), slice(2, 3, None))]
     """
     found = [(index, tuple([i + 1 for i in index])) for index in indices]
@@ -250,8 +250,8 @@ def boxes(indices: Sequence[tuple[int, ...]], most: int, order: Order) -> list[R
     for axis in axes if order == "F" else reversed(axes):
         found = _joined(found, axis)
     unit = (1,) * len(indices[0])
-    # What is cut is shorter than twice the size that is asked for.
-    size = max(1, most // 2)
+    # What is cut is smaller than twice the size that is asked for.
+    size = max(1, (most + 1) // 2)
     return [
         part for start, stop in found for part in pieces(Region(start, stop), size, order, unit)
     ]

@@ -11,6 +11,7 @@ from gpublocks.geometry import Region
 from gpublocks.slicing import (
     Slicing,
     simplify,
+    sliced_pieces,
     sliced_shape,
     sliced_slicing,
     sliced_unit,
@@ -107,6 +108,16 @@ class Sliced:
         return self.base_source.extent  # type: ignore[no-any-return]
 
     @property
+    def read_unit(self) -> tuple[int, ...]:
+        """Smallest box that is read as one piece."""
+        return self._pieces()[0]
+
+    @property
+    def read_origin(self) -> tuple[int, ...]:
+        """Voxels by which the first piece begins before the part that is seen."""
+        return self._pieces()[1]
+
+    @property
     def writable(self) -> bool:
         """Whether writing is permitted."""
         return bool(getattr(self.base_source, "writable", False))
@@ -166,6 +177,12 @@ class Sliced:
 
     def __reduce__(self) -> Any:
         return Sliced, (self.base_source, self.base_slicing)
+
+    def _pieces(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        whole = self.base_source
+        unit = getattr(whole, "read_unit", whole.unit)
+        origin = getattr(whole, "read_origin", (0,) * len(unit))
+        return sliced_pieces(self.base_slicing, whole.shape, unit, origin)
 
     def _in_base(self, region: Region) -> Slicing:
         if not Region.whole(self.shape).contains(region):
