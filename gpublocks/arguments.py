@@ -82,6 +82,7 @@ def make_task(
         device=device,
         function_type=kind,
         dtypes=_dtypes(sources, sinks, new_dtype),
+        homes=_homes([*sources, *sinks]),
     )
     if sink is None and kind != "block" and not return_result:
         sinks = (io.new_array(shared=choice.name == "processes"),)
@@ -130,6 +131,12 @@ def _dtypes(
     found = [("the source", source.dtype) for source in sources]
     found += [("the sink", sink.dtype) for sink in sinks if not isinstance(sink, NewSink)]
     return found if new is None else [*found, ("the new sink", new)]
+
+
+def _homes(arrays: Iterable[Any]) -> list[int]:
+    """Return on which GPUs arrays lie."""
+    homes = [getattr(array, "on_device", None) for array in arrays]
+    return [number for number in homes if number is not None]
 
 
 def _check_distinct(sinks: Sequence[Sink | NewSink]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpublocks.errors import ArgumentTypeError
 
-__all__ = ["array_namespace", "as_array", "is_device_array", "ndimage", "to_host"]
+__all__ = ["array_namespace", "as_array", "is_cupy_array", "is_device_array", "ndimage", "to_host"]
 
 
 def array_namespace(x: Any) -> ModuleType:
@@ -29,9 +29,8 @@ def array_namespace(x: Any) -> ModuleType:
     """
     if isinstance(x, np.ndarray):
         return np
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(x, getattr(cupy, "ndarray", ())):
-        return cupy
+    if is_cupy_array(x):
+        return sys.modules["cupy"]
     kind = f"{type(x).__module__}.{type(x).__qualname__}"
     raise ArgumentTypeError(f"the array is a {kind}; give a numpy.ndarray or a cupy.ndarray")
 
@@ -53,6 +52,11 @@ def is_device_array(x: Any) -> bool:
     return hasattr(x, "__cuda_array_interface__")
 
 
+def is_cupy_array(x: Any) -> bool:
+    """Tell whether it is an array of CuPy's, which is not imported for it."""
+    return isinstance(x, getattr(sys.modules.get("cupy"), "ndarray", ()))
+
+
 def as_array(x: Any) -> Any:
     """Return an array of NumPy or CuPy as it is, one of another library of GPUs as CuPy's.
 
@@ -65,7 +69,7 @@ def as_array(x: Any) -> Any:
         return x if isinstance(x, np.ndarray) else None
     cupy = import_module("cupy")
     # What another library asked of streams of its own may not be done yet.
-    if not isinstance(x, cupy.ndarray):
+    if not is_cupy_array(x):
         cupy.cuda.runtime.deviceSynchronize()
     return cupy.asarray(x)
 

@@ -41,6 +41,7 @@ def choose(
     device: Any,
     function_type: str,
     dtypes: Iterable[tuple[str, DType]],
+    homes: Iterable[int] = (),
 ) -> Choice:
     """Decide who computes.
 
@@ -54,6 +55,8 @@ def choose(
         ``'auto'`` is what None is, but says if there is no GPU.
     dtypes : iterable of (str, numpy.dtype)
         What is read and written, each with a name for messages.
+    homes : iterable of int
+        Numbers of the GPUs in whose memory arrays lie that are read or written.
 
     Raises
     ------
@@ -62,6 +65,28 @@ def choose(
     DeviceError
         If it is not here.
     """
+    chosen = _choose(executor, processes, device, function_type, dtypes)
+    places = sorted(set(homes))
+    if not places:
+        return chosen
+    where = " and ".join(f"cuda:{number}" for number in places)
+    if len(places) > 1 or places[0] not in chosen.devices:
+        raise DeviceError(
+            f"arrays lie in the memory of {where}, but {chosen.name} computes "
+            f"({chosen.reason}); convert them with .get(), or use device='cuda:{places[0]}' for "
+            "arrays on one GPU"
+        )
+    reason = f"an array lies in the memory of {where}"
+    return Choice("cuda", 1, f"{chosen.reason}; {reason}", devices=tuple(places))
+
+
+def _choose(
+    executor: Any,
+    processes: int | str | None,
+    device: Any,
+    function_type: str,
+    dtypes: Iterable[tuple[str, DType]],
+) -> Choice:
     workers = count_workers(processes)
     if workers > _MOST_WORKERS:
         raise PlanError(f"processes is {workers}; at most {_MOST_WORKERS} are started")

@@ -29,6 +29,7 @@ from gpublocks.errors import BlockError, WorkerDiedError, text_of
 from gpublocks.geometry import Cell, Region
 from gpublocks.grid import Grid
 from gpublocks.io.staged import Staged
+from gpublocks.slots import copied
 
 __all__ = ["Buffers", "CallOn", "FunctionType", "Job", "execute", "place"]
 
@@ -108,19 +109,19 @@ class Job:
         return blocks
 
     def reads(self, cell: Cell, size: int) -> list[list[Region]]:
-        """Return for each source the regions that together are a cell's, of some `size` bytes."""
+        """Return for each source to be copied the regions, of some `size` bytes, of a cell."""
         return [
             pieces(cell.read_in(s.shape), max(1, size // s.dtype.itemsize), s.order, s.unit)
-            for s in self.sources
+            for s in copied(self.sources)
         ]
 
     def writes(self, cell: Cell, size: int) -> list[list[Region]]:
-        """Return for each sink the regions that together are a cell's, of some `size` bytes."""
+        """Return for each sink to be copied to the regions, of some `size` bytes, of a cell."""
         return [
             [cell.valid_in(s.shape)]
             if s.single_writer
             else pieces(cell.valid_in(s.shape), max(1, size // s.dtype.itemsize), s.order, s.unit)
-            for s in self.sinks
+            for s in copied(self.sinks)
         ]
 
     def halves(self, cell: Cell) -> tuple[Cell, Cell] | None:

@@ -7,7 +7,7 @@ the past. The copies to the device, its computations and the copies from it have
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from gpublocks.feed import Feed, Work
 from gpublocks.geometry import Cell, Region
 from gpublocks.job import Job
 from gpublocks.recovery import MOST_HALVINGS, Recovery
-from gpublocks.slots import DeviceSlot, HostSlot, places, total_bytes
+from gpublocks.slots import DeviceSlot, HostSlot, Place, copied, places, total_bytes
 
 __all__ = ["Pipeline"]
 
@@ -156,10 +156,7 @@ class Pipeline:
 
     def _bytes_of(self, cell: Cell) -> tuple[int, int]:
         """Return the bytes that a cell takes in a slot of each kind."""
-        job = self._job
-        reads = [cell.read_in(source.shape) for source in job.sources]
-        writes = [cell.valid_in(sink.shape) for sink in job.sinks]
-        return total_bytes(places(job.sources, reads)), total_bytes(places(job.sinks, writes))
+        return total_bytes(_coming(self._job, cell)), total_bytes(_leaving(self._job, cell))
 
     def _start(self) -> None:
         """Run the three threads, of which the one that loads is this one."""
@@ -213,12 +210,11 @@ class Pipeline:
     def _load(self, item: _Item, host: HostSlot) -> None:
         job, device, cell = self._job, self._device, item.work.cell
         device.sync(host.copied)
-        regions = [cell.read_in(source.shape) for source in job.sources]
-        where = places(job.sources, regions)
+        where, regions = _coming(job, cell), job.reads(cell, _PIECE_BYTES)
         tasks = [
-            partial(_read, device, source, piece, array[piece.within(region).slices])
-            for source, region, array, parts in zip(
-                job.sources, regions, host.arrays(where), job.reads(cell, _PIECE_BYTES), strict=True
+            partial(_read, device, source, piece, array[_within(piece, cell.read_in(source.shape))])
+            for source, array, parts in zip(
+                copied(job.sources), host.arrays(where), regions, strict=True
             )
             for piece in parts
         ]
@@ -334,19 +330,34 @@ class Pipeline:
         )
 
     def _write(self, cell: Cell, host: HostSlot) -> int:
-        job = self._job
-        regions = [cell.valid_in(sink.shape) for sink in job.sinks]
-        where = places(job.sinks, regions)
+        job, device = self._job, self._device
+        where, regions = _leaving(job, cell), job.writes(cell, _PIECE_BYTES)
         tasks = [
-            partial(_write, self._device, sink, piece, array[piece.within(region).slices])
-            for sink, region, array, parts in zip(
-                job.sinks, regions, host.arrays(where), job.writes(cell, _PIECE_BYTES), strict=True
+            partial(_write, device, sink, piece, array[_within(piece, cell.valid_in(sink.shape))])
+            for sink, array, parts in zip(
+                copied(job.sinks), host.arrays(where), regions, strict=True
             )
             for piece in parts
         ]
         with self._storing:
             self._crew.do(tasks)
         return total_bytes(where)
+
+
+def _coming(job: Job, cell: Cell) -> list[Place]:
+    """Return where the blocks of the sources lie in a slot."""
+    sources = copied(job.sources)
+    return places(sources, [cell.read_in(source.shape) for source in sources])
+
+
+def _leaving(job: Job, cell: Cell) -> list[Place]:
+    """Return where the valid parts of the results lie in a slot."""
+    sinks = copied(job.sinks)
+    return places(sinks, [cell.valid_in(sink.shape) for sink in sinks])
+
+
+def _within(piece: Region, region: Region) -> tuple[slice, ...]:
+    return piece.within(region).slices
 
 
 def _read(device: StreamDevice, source: Source, region: Region, out: Array) -> None:
@@ -361,15 +372,25 @@ def _write(device: StreamDevice, sink: Sink, region: Region, array: Array) -> No
 
 def _call(job: Job, cell: Cell, device: StreamDevice, slot: DeviceSlot, out: DeviceSlot) -> Any:
     """Compute a cell on the device and copy its valid voxels, cast, to where they leave from."""
-    reads = [cell.read_in(source.shape) for source in job.sources]
+    blocks = _arrays(job.sources, cell.read_in, slot.arrays(device, _coming(job, cell)))
     # Copies, since a function may change its arguments, keep them, or return views of them.
-    arrays = [view.copy("K") for view in slot.arrays(device, places(job.sources, reads))]
+    arrays = [block.copy("K") for block in blocks]
     value, outputs = job.compute(cell, arrays, device.call)
     kept = device.to_host(value) if job.return_result else None
     if job.keep_outputs:
         return kept, tuple([device.to_host(output) for output in outputs])
-    writes = [cell.valid_in(sink.shape) for sink in job.sinks]
-    targets = out.arrays(device, places(job.sinks, writes))
+    targets = _arrays(job.sinks, cell.valid_in, out.arrays(device, _leaving(job, cell)))
     for target, output in zip(targets, outputs, strict=True):
         device.copy(target, output)
     return kept, ()
+
+
+def _arrays(
+    ends: Sequence[Source], region_in: Callable[[Sequence[int]], Region], views: list[Any]
+) -> list[Any]:
+    """Return the block of each source or sink: a view of its slot, or of itself on the device."""
+    rest = iter(views)
+    return [
+        next(rest) if getattr(end, "on_device", None) is None else end[region_in(end.shape).slices]
+        for end in ends
+    ]

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from gpublocks.contracts import Array, DType, Order, Source, StreamDevice
 from gpublocks.geometry import Region
 from gpublocks.voxels import array_at
 
-__all__ = ["ALIGNMENT", "DeviceSlot", "HostSlot", "Place", "places", "total_bytes"]
+__all__ = ["ALIGNMENT", "DeviceSlot", "HostSlot", "Place", "copied", "places", "total_bytes"]
+
+_Array = TypeVar("_Array", bound=Source)
 
 ALIGNMENT = 512
 """Arrays begin at multiples of so many bytes, as those of CuPy's memory pool do."""
@@ -86,6 +88,11 @@ class Place:
     def stop(self) -> int:
         """The byte after its last."""
         return self.offset + prod(self.shape) * self.dtype.itemsize
+
+
+def copied(arrays: Sequence[_Array]) -> list[_Array]:
+    """Return the arrays whose blocks are copied; those in memory of a device are used there."""
+    return [array for array in arrays if getattr(array, "on_device", None) is None]
 
 
 def places(arrays: Sequence[Source], regions: Sequence[Region]) -> list[Place]:

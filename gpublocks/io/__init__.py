@@ -10,22 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpublocks.arrays import is_device_array
+from gpublocks.arrays import is_cupy_array, is_device_array
 from gpublocks.contracts import Array, NewSink, Sink, Source
+from gpublocks.datasets import split_path
 from gpublocks.errors import ArgumentTypeError, DeviceError, SinkError, SourceError
 from gpublocks.mapping import MappedSource
 
 if TYPE_CHECKING:
-    from gpublocks.io import duck, memmap, mhd, nifti, npy, nrrd, raw, sliced, sma, staged
+    from gpublocks.io import duck, hdf5, memmap, mhd, nifti, npy, nrrd, raw, sliced, sma, staged
 
 MODULES = frozenset(
-    {"duck", "memmap", "mhd", "nifti", "npy", "nrrd", "raw", "sliced", "sma", "staged"}
+    {
+        "device",
+        "duck",
+        "hdf5",
+        "memmap",
+        "mhd",
+        "nifti",
+        "npy",
+        "nrrd",
+        "raw",
+        "sliced",
+        "sma",
+        "staged",
+    }
 )
 
 __all__ = [
     "as_sink",
     "as_source",
+    "device",
     "duck",
+    "hdf5",
     "memmap",
     "mhd",
     "new_array",
@@ -54,6 +70,12 @@ READERS = {
     ".raw": "raw",
     ".bin": "raw",
     ".dat": "raw",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".hdf": "hdf5",
+    ".he5": "hdf5",
+    ".ims": "hdf5",
+    ".mat": "hdf5",
 }
 """The module that opens files of a suffix, by its ``Source(path, writable)``."""
 
@@ -67,8 +89,13 @@ WRITERS = {
     ".raw": "raw",
     ".bin": "raw",
     ".dat": "raw",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
 }
 """The module that creates files of a suffix, by its ``Sink(path)``."""
+
+WRAPPERS = {"h5py": "hdf5"}
+"""The module that takes objects of a library, by its ``wrap(x)``."""
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -97,7 +124,7 @@ def as_source(x: Any, slicing: Any = None) -> Source:
     SourceError
         If a file cannot be read.
     DeviceError
-        If it lies in the memory of a GPU.
+        If it lies in the memory of a GPU, and is no array of CuPy's.
 
     Examples
     --------
@@ -169,15 +196,21 @@ def _as_source(x: Any) -> Source:
     if hasattr(x, "read") and hasattr(x, "extent"):
         return x  # type: ignore[no-any-return]
     if is_device_array(x):
+        if is_cupy_array(x):
+            return _module("device").Source(x)  # type: ignore[no-any-return]
         raise DeviceError(
-            f"the {_kind(x)} lies in the memory of a GPU, which this executor does not use; "
-            "convert it with .get() or pass device='cuda'"
+            f"the {_kind(x)} lies in the memory of a GPU; convert it with cupy.asarray, or to host "
+            "memory with its .get(), .cpu() or the like"
         )
     if isinstance(x, list | tuple) or np.isscalar(x):
         return _module("npy").Source(x)  # type: ignore[no-any-return]
     array = getattr(x, "array", None)
     if isinstance(array, np.ndarray) and array.shape == tuple(getattr(x, "shape", ())):
         return _source_of_array(array)
+    for base in type(x).__mro__:
+        module = WRAPPERS.get(base.__module__.partition(".")[0])
+        if module is not None:
+            return _module(module).wrap(x)  # type: ignore[no-any-return]
     return _module("duck").Source(x)  # type: ignore[no-any-return]
 
 
@@ -204,14 +237,14 @@ def _source_of_path(path: str | bytes, *, writable: bool) -> Source:
     module = READERS.get(_suffix(path))
     if module is not None:
         return _module(module).Source(path, writable=writable)  # type: ignore[no-any-return]
-    if "\0" in path or not os.path.exists(path):
+    if "\0" in path or not os.path.exists(split_path(path)[0]):
         raise SourceError(f"no such file: {path!r}")
     raise SourceError(f"{path} {_unsupported(path, READERS)}")
 
 
 def _sink_of_path(path: str | bytes) -> Sink | NewSink:
     path = os.fsdecode(path)
-    if "\0" not in path and os.path.exists(path):
+    if "\0" not in path and os.path.exists(split_path(path)[0]):
         try:
             return _source_of_path(path, writable=True)  # type: ignore[return-value]
         except SourceError as error:
@@ -240,7 +273,7 @@ def _check_strides(array: Array) -> None:
 
 def _suffix(path: str) -> str:
     """Return how a name ends, in small letters: ``'.npy'``, ``'.nii.gz'``."""
-    stem, suffix = os.path.splitext(path.rstrip("/\\").lower())
+    stem, suffix = os.path.splitext(split_path(path)[0].rstrip("/\\").lower())
     return os.path.splitext(stem)[1] + suffix if suffix == ".gz" else suffix
 
 
