@@ -240,6 +240,11 @@ _POINTWISE = _Costs(cell=300_000, spill=0.15, miss=0.2, decode=10)
 """A function that looks at single voxels is as fast as the memory that they come from."""
 
 
+_SHARING = 1.15
+"""Cost of a decoded piece that is kept for several blocks, which takes copies and waiting; of one
+that a single block reads it is 1."""
+
+
 def automatic_grid(layout: Layout, budget: Budget) -> Grid:
     """Choose the blocks that are done soonest within the budget.
 
@@ -313,11 +318,13 @@ def _cost(grid: Grid, layout: Layout, budget: Budget) -> float:
 
 
 def _decoded(grid: Grid, layout: Layout, workers: int) -> float:
-    """Return the voxels of pieces that are decoded for all blocks."""
-    return sum(
-        prod(pieces.shape) * Usage(pieces, grid).decoded(layout.cache_bytes, workers)
-        for pieces in layout.stored
-    )
+    """Return the voxels of pieces that are decoded for all blocks, more for those they share."""
+    voxels = 0.0
+    for pieces in layout.stored:
+        usage = Usage(pieces, grid)
+        times = 1.0 if usage.apart else _SHARING * usage.decoded(layout.cache_bytes, workers)
+        voxels += prod(pieces.shape) * times
+    return voxels
 
 
 def _grids(layout: Layout, workers: int, *, slabs: bool) -> Iterator[Grid]:
@@ -435,9 +442,11 @@ def _geometric(start: float, stop: float) -> Iterator[float]:
     yield stop
 
 
-_DEVICE_CELL = 10_000_000
-"""A cell's own cost on a GPU, in voxels: some 2 ms of Python and launches of kernels, at some 5 G
+_DEVICE_CELL = 2_500_000
+"""A cell's own cost on a GPU, in voxels: some 0.5 ms of Python and launches of kernels, at some 5 G
 voxels in a second. An estimate, of which nothing has been measured on a GPU."""
+_LOCKING = 1.0
+"""Cost of a byte of page-locked memory: some 0.2 ns, from 0.14 to 0.5 s for a GiB as published."""
 _DEVICE_DECODE = 1.0
 """Cost of decoding a voxel with the threads that copy blocks: some 0.2 ns."""
 _FILLING = 3
@@ -488,15 +497,16 @@ def device_cost(grid: Grid, layout: Layout, traffic: Traffic, budget: Budget) ->
     """Return the time of a run on devices, in units of the time for a voxel.
 
     Cells are handed out one by one, so the busiest device does ``ceil(cells / devices)`` of them,
-    beside the time that its pipeline takes to fill and to run dry. Only so many devices take part
-    as there is page-locked memory for.
+    beside the time that its pipeline takes to fill and to run dry, and its memory to be locked
+    before that. Only so many devices take part as there is page-locked memory for.
     """
     voxels = prod(grid.largest)
-    devices = min(budget.workers, max(1, budget.host_bytes // traffic.pinned_bytes(voxels)))
+    pinned = traffic.pinned_bytes(voxels)
+    devices = min(budget.workers, max(1, budget.host_bytes // pinned))
     run_bytes = _run(grid, layout.order) * layout.itemsize
     cell = voxels * (1 + _RUN_BYTES / run_bytes) + _DEVICE_CELL
     cell += _DEVICE_DECODE * _decoded(grid, layout, devices) / len(grid)
-    return (ceil(len(grid) / devices) + _FILLING) * cell
+    return (ceil(len(grid) / devices) + _FILLING) * cell + _LOCKING * pinned
 
 
 def _run(grid: Grid, order: Order) -> int:
