@@ -678,6 +678,14 @@ def test_a_function_that_takes_more_than_was_guessed_gets_smaller_blocks(devices
         replan(task, plan, first_of(plan, 1e9))
 
 
+def test_what_the_driver_takes_for_good_does_not_grow_with_the_block():
+    task, budget = automatic(), budget_of(1 << 36)
+    plan = planned(task, budget)
+    first = replace(first_of(plan, 30.0), outside_bytes=1 << 30)
+    need = replan(task, plan, first).need
+    assert (need.per_voxel, need.fixed) == (30, 1 << 30)
+
+
 def test_larger_blocks_are_taken_where_they_are_much_faster():
     task = automatic(sizes={"overlap": 64})
     plan = planned(task, budget_of(1 << 29))
