@@ -106,15 +106,16 @@ def in_space(
     space : {'RAS', 'LPS', 'LAS'}
         If metadata do not say which one they are of, they are taken to be of this one.
     """
-    directions, origin = metadata.get("directions", ()), metadata.get("origin", ())
-    if not directions:
+    directions, origin = metadata.get("directions", ())[:ndim], metadata.get("origin", ())
+    length = next((len(step) for step in directions if step), 0)
+    if not length or len(origin) not in (0, length):
         return None
-    signs: Sequence[int] = (1,) * len(origin)
-    if metadata.get("space", space) in _SIGNS and len(origin) == 3:
+    signs: Sequence[int] = (1,) * length
+    if metadata.get("space", space) in _SIGNS and length == 3:
         pairs = zip(_SIGNS[space], _SIGNS[metadata.get("space", space)], strict=True)
         signs = [one * other for one, other in pairs]
     turned = [step and _times(step, signs) for step in directions]
-    return _filled(turned, ndim), _times(origin, signs)
+    return _filled(turned, ndim), _times(origin, signs) if origin else ()
 
 
 def _times(vector: Sequence[float], signs: Sequence[int]) -> Vector:

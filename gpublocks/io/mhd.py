@@ -250,7 +250,7 @@ def _read_header(location: str, start: bytes) -> tuple[dict[str, str], int]:
                 raise SourceError(f"{location} holds a {fields['ObjectType']}, no image")
             return fields, end
     what = f"starts with {start[:12]!r}" if start else "is empty"
-    if "NDims" in fields:
+    if fields:
         what = "its header does not end with ElementDataFile"
     raise SourceError(f"{location} is not a MetaImage file ({what})")
 
