@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ class TestLayouts:
 
 
 class TestMetadata:
-    EXPECTED = {  # noqa: RUF012
+    EXPECTED: ClassVar = {
         "axes": ("x", "y", "z"),
         "spacing": (0.5, 0.6, 2.0),
         "space": "LPS",
@@ -282,15 +283,15 @@ class TestItk:
     def test_we_read_its_files(self, tmp_path, suffix, compressed):
         sitk = itk()
         array = np.random.default_rng(0).integers(0, 1000, (5, 6, 7, 2)).astype("u2")
-        for given in (array[..., 0], array):
-            image = sitk.GetImageFromArray(given, isVector=given.ndim == 4)
+        for voxels in (array[..., 0], array):
+            image = sitk.GetImageFromArray(voxels, isVector=voxels.ndim == 4)
             image.SetSpacing((0.5, 0.6, 2))
             image.SetOrigin((1, -2, 3.5))
             image.SetDirection((1, 0, 0, 0, 0, -1, 0, 1, 0))
-            path = tmp_path / f"x{given.ndim}.{suffix}"
+            path = tmp_path / f"x{voxels.ndim}.{suffix}"
             sitk.WriteImage(image, str(path), compressed)
             source = io.as_source(path)
-            assert np.array_equal(np.asarray(source).T, given)
+            assert np.array_equal(np.asarray(source).T, voxels)
             expected = TestMetadata.EXPECTED["directions"]
             assert source.metadata["directions"][-3:] == expected
             assert source.metadata["origin"] == (1, -2, 3.5)

@@ -3,6 +3,7 @@
 import gzip
 import os
 import warnings
+from typing import ClassVar
 
 import nrrd
 import numpy as np
@@ -87,7 +88,7 @@ class TestNew(NewFileContract):
 
 
 class TestNewGzip(TestNew):
-    options = {"encoding": "gzip"}  # noqa: RUF012
+    options: ClassVar = {"encoding": "gzip"}
 
     def test_it_is_smaller(self, tmp_path):
         sink = self.make(tmp_path).create((100, 100, 100), np.dtype("u2"), "C")

@@ -225,6 +225,8 @@ def _layout(header: Any) -> tuple[DType, int, tuple[float, float]]:
     dtype: DType = header.get_data_dtype()
     if not dtype.itemsize or dtype.hasobject:
         raise ValueError(f"its voxels are of type {header['datatype']}")
+    if not header["dim"][0]:
+        raise ValueError("it has no axes")
     offset = header.get_data_offset()
     least = header.template_dtype.itemsize if _is_single(header) else 0
     if offset < least:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ class NewFileContract(NewSinkContract):
 
     kind = None
     """The class of the new sink."""
-    options = {}
+    options: ClassVar = {}
     suffix = ""
     beside = ""
     """Suffix of the file of voxels, if that is another one."""
