@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from gpublocks.errors import SinkError
 
-__all__ = ["Partial", "check_target", "create_partial", "partial_path"]
+__all__ = ["Partial", "check_target", "create_partial", "partial_path", "preallocate"]
 
 
 class Partial:
@@ -135,7 +135,7 @@ def create_partial(final: str, nbytes: int, header: bytes, *, overwrite: bool) -
     try:
         fd = _lock_new(path)
         try:
-            _preallocate(fd, nbytes)
+            preallocate(fd, nbytes)
             os.write(fd, header)
         except BaseException:
             os.unlink(path)
@@ -182,7 +182,7 @@ def _lock(fd: int, path: str) -> None:
         raise SinkError(errno.EBUSY, f"another run is writing {path}; wait for it or stop it")
 
 
-def _preallocate(fd: int, nbytes: int) -> None:
+def preallocate(fd: int, nbytes: int) -> None:
     """Reserve the blocks of a file, so that writing to its map cannot fail for want of room."""
     if hasattr(os, "posix_fallocate"):
         try:
