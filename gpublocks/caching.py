@@ -41,10 +41,10 @@ class _Piece:
 class Cached:
     """Reads a source for the cells of a grid, and decodes each of its pieces once.
 
-    A piece is kept until all voxels of it have been read that the cells read, as many as the grid
-    says; earlier the ones used least recently are dropped, where all together would take too much
-    memory. Several threads may read at once: each decodes what nobody else does, and takes the
-    rest from the others.
+    Where memory is full, pieces are dropped of which all voxels have been read that the cells
+    read, as many as the grid says; when there are none left, the ones used least recently. Several
+    threads may read at once: each decodes what nobody else does, and takes the rest from the
+    others.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ class Cached:
         "_kept",
         "_left",
         "_reads",
+        "_spent",
         "_under_way",
         "limit_bytes",
         "source",
@@ -83,6 +84,8 @@ class Cached:
         self.limit_bytes = limit_bytes
         self._condition: Any = (concurrency or Threads()).condition()
         self._kept: OrderedDict[Index, _Piece] = OrderedDict()
+        # A cell that a slot has loaded may be done by another one, which has to load it again.
+        self._spent: OrderedDict[Index, _Piece] = OrderedDict()
         self._under_way: dict[Index, _Piece] = {}
         self._left: dict[Index, int] = {}
         self._reads: list[dict[int, int]] = [{} for _ in source.shape]
@@ -172,7 +175,8 @@ class Cached:
         mine, others = [], []
         with self._condition:
             for index in wanted:
-                piece = self._kept.get(index) or self._under_way.get(index)
+                known = (places.get(index) for places in (self._kept, self._under_way, self._spent))
+                piece = next(filter(None, known), None)
                 if piece is None:
                     self._under_way[index] = _Piece()
                     mine.append(index)
@@ -203,7 +207,10 @@ class Cached:
         if not again:
             self.source.read(part, out=target)
             return found
-        nbytes = whole.size * self.dtype.itemsize
+        # The box, and copies of pieces, each of which can be dropped alone.
+        nbytes = (
+            whole.size + sum(self._voxels(index).size for index in again)
+        ) * self.dtype.itemsize
         self._take(nbytes)
         try:
             voxels = self.source.read(whole)
@@ -256,16 +263,17 @@ class Cached:
         return again
 
     def _count(self, index: Index, region: Region) -> None:
-        """Note that a region of a piece has been read; drop the piece if that was the last one."""
+        """Note that a region of a piece has been read."""
         left = self._left_after(index, region)
         if left > 0:
             self._left[index] = left
             if index in self._kept:
                 self._kept.move_to_end(index)
-            return
-        self._left.pop(index, None)
-        if (piece := self._kept.pop(index, None)) is not None and piece.voxels is not None:
-            self._bytes -= piece.voxels.nbytes
+        elif index in self._kept:
+            self._left[index] = 0
+            self._spent[index] = self._kept.pop(index)
+        elif index not in self._spent:
+            self._left.pop(index, None)
 
     def _left_after(self, index: Index, region: Region) -> int:
         """Return how many voxels of a piece are still to be read when a region has been."""
@@ -286,9 +294,11 @@ class Cached:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Drop the pieces used least recently, until all together take no more than they may."""
-        while self._kept and self._bytes > self.limit_bytes:
-            _, piece = self._kept.popitem(last=False)
+        """Drop pieces until all together take no more than they may."""
+        while self._bytes > self.limit_bytes and (self._spent or self._kept):
+            index, piece = (self._spent or self._kept).popitem(last=False)
+            if not self._left[index]:
+                del self._left[index]
             assert piece.voxels is not None
             self._bytes -= piece.voxels.nbytes
 

@@ -12,32 +12,29 @@ import numpy as np
 from gpublocks import machine
 from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
 from gpublocks.contracts import Array, CellDone, NewSink, Reach, Source
-from gpublocks.dividing import common_unit
+from gpublocks.cutting import (
+    CACHE_SHARE,
+    Units,
+    check_shapes,
+    cut,
+    layout_of,
+    need_of,
+    results_of,
+    traffic_of,
+    volumes_of,
+)
 from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
 from gpublocks.planning import Plan, Volume
-from gpublocks.sizing import (
-    Layout,
-    automatic_grid,
-    device_cost,
-    device_grid,
-    documented_grid,
-    normalise_axes,
-)
-from gpublocks.splitting import AxisSplit, as_count
-from gpublocks.storage import Pieces
+from gpublocks.sizing import device_cost, normalise_axes
+from gpublocks.storage import Usage
 from gpublocks.task import Task, check_periodic
 
 __all__ = ["plan_task", "replan"]
 
-Units = tuple[tuple[int, ...], ...]
-"""Write units of all sinks."""
-
 _SHARING_WORK = 100_000
 """Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
-_CACHE_SHARE = 4
-"""Part of the host memory (one in so many) that decoded pieces may take at most."""
 _SELDOM = 1.1
 """Pieces that are decoded so often on average are not kept for other blocks."""
 _WORTH_IT = 0.9
@@ -55,178 +52,22 @@ def plan_task(task: Task) -> Plan:
     choice = task.choice
     if choice.devices:
         budget = machine.device_budget(choice.devices, task.memory_bytes, task.device_bytes)
-        return _draft(task, budget, _results(task))
+        return _draft(task, budget, results_of(task))
     return _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
 
 
 def _draft(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Plan:
-    grid, units = _grid(task, budget, results)
+    grid, units = cut(task, budget, results)
     if len(grid) > 1:
         check_periodic(task.function, task.kwargs)
-    _check_shapes(task, grid.shape, grid.axes)
+    check_shapes(task, grid.shape, grid.axes)
     check_aliasing(task, grid)
     _check_neighbours(task)
-    traffic = _traffic(task, results) if task.choice.devices else None
+    traffic = traffic_of(task, results) if task.choice.devices else None
     plan = _plan(task, grid, budget, traffic, units)
     if not plan.fits:
         plan = _lighter(task, plan)
     return _within_budget(task, plan) if plan.traffic is None else _within_devices(task, plan)
-
-
-def _results(task: Task, shown: Sequence[Volume] = ()) -> list[Volume]:
-    """Return what the sinks hold, new ones what was shown; else what is declared, or like a source.
-
-    Parameters
-    ----------
-    shown : sequence of Volume
-        Whole results as the first cell shows them, one for each sink.
-    """
-    first = task.sources[0]
-    declared = getattr(task.function, "result_dtype", None)
-    dtype = np.dtype(declared(first.dtype)) if callable(declared) else first.dtype
-    expected = list(shown) or [Volume(first.shape, dtype)] * len(task.sinks)
-    return [
-        replace(result, dtype=task.dtype or result.dtype)
-        if isinstance(sink, NewSink)
-        else Volume(sink.shape, sink.dtype)
-        for sink, result in zip(task.sinks, expected, strict=True)
-    ]
-
-
-def _traffic(task: Task, results: Sequence[Volume]) -> Traffic:
-    """Return what goes through devices."""
-    arrays: list[Source | Volume] = [*task.sources, *results]
-    nbytes = [prod(array.shape) * array.dtype.itemsize for array in arrays]
-    count = len(task.sources)
-    return Traffic(prod(task.sources[0].shape), tuple(nbytes[:count]), tuple(nbytes[count:]))
-
-
-def _grid(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> tuple[Grid, Units]:
-    """Return blocks, and the first write units of the sinks that they can be aligned to.
-
-    Raises
-    ------
-    PlanError, BudgetError
-        If they cannot be aligned to any: for those that leave the most freedom.
-    """
-    problems: list[tuple[int, PlanError]] = []
-    for units in _offers(task, results):
-        try:
-            return _cut(task, budget, results, units), units
-        except PlanError as error:
-            problems.append((prod(common_unit(units, len(task.sources[0].shape))), error))
-    raise min(problems, key=lambda problem: problem[0])[1]
-
-
-def _offers(task: Task, results: Sequence[Volume]) -> list[Units]:
-    """Return the write units that the sinks may have together, the preferred ones first.
-
-    New sinks take one step down from what they prefer at a time, all of them together.
-    """
-    offers = [
-        sink.units(result.shape, result.dtype) if isinstance(sink, NewSink) else [sink.unit]
-        for sink, result in zip(task.sinks, _results(task, results), strict=True)
-    ]
-    steps = range(max(map(len, offers), default=1))
-    chosen = [
-        tuple([tuple(offer[min(step, len(offer) - 1)]) for offer in offers]) for step in steps
-    ]
-    return list(dict.fromkeys(chosen))
-
-
-def _cut(task: Task, budget: Budget, results: Sequence[Volume], units: Units) -> Grid:
-    first = task.sources[0]
-    empty = 0 in first.shape
-    if task.automatic and not empty:
-        layout = _layout(task, results, units, budget)
-        if layout.stored and layout.cache_bytes:
-            # What is kept of decoded pieces comes first, as long as there is room for a block.
-            left = replace(budget, host_bytes=budget.host_bytes - layout.cache_bytes)
-            with suppress(BudgetError):
-                return _chosen(task, layout, left, results)
-        return _chosen(task, layout, budget, results)
-    axes = "all" if task.automatic and task.axes is None else task.axes
-    axes = normalise_axes(axes, len(first.shape), first.order, first.unit)
-    sizes = task.sizes
-    if task.one_block:
-        sizes = replace(sizes, size_max=None, size_min=None, optimization=False)
-    shape = [max(1, length) for length in first.shape]
-    grid = documented_grid(shape, axes, sizes, common_unit(units, len(shape)))
-    return Grid(first.shape, (0,), (AxisSplit(first.shape[0], 0, 0, 0),)) if empty else grid
-
-
-def _chosen(task: Task, layout: Layout, budget: Budget, results: Sequence[Volume]) -> Grid:
-    if task.choice.devices:
-        return device_grid(layout, _traffic(task, results), _need(task), budget)
-    return automatic_grid(layout, budget)
-
-
-def _layout(task: Task, results: Sequence[Volume], units: Units, budget: Budget) -> Layout:
-    first = task.sources[0]
-    ndim = len(first.shape)
-    axes = normalise_axes("all" if task.axes is None else task.axes, ndim, first.order)
-    overlap = task.sizes.overlap
-    listed = list(overlap) if isinstance(overlap, tuple | list) else [overlap] * len(axes)
-    overlaps = [0 if value is None else as_count("overlap", value, 0) for value in listed]
-    if len(overlaps) != len(axes):
-        raise PlanError(
-            f"overlap has {len(overlaps)} values (or halo has), but there are {len(axes)} axes"
-        )
-    if task.axes is None:
-        common = [axis for axis in axes if _all_have(task, results, axis)]
-        _check_shapes(task, first.shape, common or axes)
-        axes, overlaps = common, [overlaps[axis] for axis in common]
-    need = _need(task)
-    volumes = _volumes(task)
-    staged = sum(2 * volume.dtype.itemsize for volume in volumes if volume.staged)
-    stored = tuple([volume.pieces for volume in volumes[: len(task.sources)] if volume.pieces])
-    kept = task.loads_blocks and bool(stored)
-    return Layout(
-        shape=first.shape,
-        itemsize=sum(source.dtype.itemsize for source in task.sources),
-        order=first.order,
-        axes=tuple(axes),
-        overlap=tuple(
-            min(overlap, first.shape[axis] - 1)
-            for overlap, axis in zip(overlaps, axes, strict=True)
-        ),
-        unit=common_unit(units, ndim),
-        bytes_per_voxel=sum(source.dtype.itemsize for source in task.sources)
-        + need.per_voxel
-        + staged,
-        fixed_bytes=need.fixed,
-        stored=stored,
-        cache_bytes=budget.host_bytes // _CACHE_SHARE if kept else 0,
-    )
-
-
-def _all_have(task: Task, results: Sequence[Volume], axis: int) -> bool:
-    length = task.sources[0].shape[axis]
-    arrays: list[Source | Volume] = [*task.sources, *task.existing_sinks, *results]
-    return all(axis < len(array.shape) and array.shape[axis] == length for array in arrays)
-
-
-def _check_shapes(task: Task, shape: tuple[int, ...], axes: Sequence[int]) -> None:
-    """Check that all arrays have the lengths of the first source along the split axes."""
-    for source in task.sources:
-        if prod(source.shape) * source.dtype.itemsize >= 2**63:
-            raise PlanError(
-                f"a source of shape {source.shape} and type {source.dtype} has "
-                f"{prod(source.shape)} voxels, more than can be addressed; give a part of it"
-            )
-    arrays: list[Source] = [*task.sources, *task.existing_sinks]
-    for number, array in enumerate(arrays):
-        for axis in axes:
-            if axis >= len(array.shape) or array.shape[axis] != shape[axis]:
-                if number < len(task.sources):
-                    raise PlanError(
-                        f"sources differ along split axis {axis}: shapes {shape} and "
-                        f"{array.shape}; they must agree there"
-                    )
-                raise SinkError(
-                    f"sink of shape {array.shape} does not match source of shape {shape} "
-                    f"along split axis {axis}"
-                )
 
 
 def _check_neighbours(task: Task) -> None:
@@ -240,32 +81,8 @@ def _check_neighbours(task: Task) -> None:
         )
 
 
-def _need(task: Task) -> Need:
-    return task.need or Need.default(task.sources[0].dtype.itemsize)
-
-
-def _volumes(task: Task) -> list[Volume]:
-    """Return the sources, then the sinks as far as they are known.
-
-    Sources that are read through a cache of this process are staged too, wherever they lie.
-    """
-    away = task.choice.name == "processes"
-    sources = [(source, Pieces.of(source)) for source in task.sources]
-    arrays = [*sources, *[(sink, None) for sink in task.existing_sinks]]
-    return [
-        Volume(
-            array.shape,
-            array.dtype,
-            array.order,
-            pieces,
-            away and (array.reach == Reach.PROCESS or (pieces is not None and task.loads_blocks)),
-        )
-        for array, pieces in arrays
-    ]
-
-
 def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units: Units) -> Plan:
-    volumes = _volumes(task)
+    volumes = volumes_of(task)
     count = len(task.sources)
     known = len(task.sinks) == len(task.existing_sinks)
     first = task.sources[0]
@@ -281,14 +98,14 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units
             sizing += f": nothing says how large blocks may be (give {missing})"
     else:
         sizing = "as given"
-    plan = Plan(
+    return Plan(
         grid=grid,
         sources=tuple(volumes[:count]),
         sinks=tuple(volumes[count:]) if known else (),
         executor=task.choice.name,
         executor_reason=task.choice.reason,
         budget=budget,
-        need=_need(task),
+        need=need_of(task),
         sizing=sizing,
         enforced=task.choice.name == "processes" and sys.platform == "linux",
         own_writes=task.function_type == "block",
@@ -297,31 +114,25 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units
         traffic=traffic,
         units=units,
     )
-    return _with_caches(task, plan)
 
 
 def _with_caches(task: Task, plan: Plan) -> Plan:
     """Let a plan keep decoded pieces for the blocks that need them too, where that is worth it.
 
-    They take no more than they can need, than a share of the budget, and than a block leaves.
+    They take no more than they can need, than a share of the budget, and than blocks leave.
     """
-    workers = plan.budget.workers
+    plan = replace(plan, caches=())
+    limit, workers = plan.budget.host_bytes, plan.budget.workers
+    blocks = plan.worker_bytes if task.choice.given is None else plan.peak_bytes
     usages = [plan.usage(n) if task.loads_blocks else None for n in range(len(plan.sources))]
-    useful = [
-        usage.useful_bytes(workers) if usage and usage.decoded(0, workers) > _SELDOM else 0
-        for usage in usages
-    ]
-    limit = plan.budget.host_bytes
-    room = max(0, min(limit // _CACHE_SHARE, limit - plan.worker_bytes))
-    room = min(room, sum(useful))
-    caches = [
-        nbytes * room // sum(useful) if usage and nbytes else 0
-        for usage, nbytes in zip(usages, useful, strict=True)
-    ]
+    useful = [_useful_bytes(usage, workers) for usage in usages]
+    wanted = sum(useful)
+    room = max(0, min(limit // CACHE_SHARE, limit - blocks, wanted))
+    shares = [nbytes * room // max(1, wanted) for nbytes in useful]
     # One that has no room for a piece is of no use.
     caches = [
-        nbytes if usage and nbytes >= usage.pieces.nbytes else 0
-        for usage, nbytes in zip(usages, caches, strict=True)
+        share if usage is not None and share >= usage.pieces.nbytes else 0
+        for usage, share in zip(usages, shares, strict=True)
     ]
     away = task.choice.name == "processes"
     sources = tuple(
@@ -333,10 +144,16 @@ def _with_caches(task: Task, plan: Plan) -> Plan:
     return replace(plan, sources=sources, caches=tuple(caches))
 
 
+def _useful_bytes(usage: Usage | None, workers: int) -> int:
+    if usage is None or usage.decoded(0, workers) <= _SELDOM:
+        return 0
+    return usage.useful_bytes(workers)
+
+
 def _lighter(task: Task, plan: Plan) -> Plan:
     """Return the plan or the one not optimised for workers, whichever has smaller blocks."""
     plain = replace(task, sizes=replace(task.sizes, optimization=False))
-    grid, units = _grid(plain, plan.budget)
+    grid, units = cut(plain, plan.budget)
     other = _plan(plain, grid, plan.budget, plan.traffic, units)
     return min(plan, other, key=lambda plan: plan.worker_bytes)
 
@@ -347,7 +164,7 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
     A prediction that rests on a guess refuses nothing unless the user set the limit; the arrays
     that are certainly needed always count.
     """
-    limit = plan.budget.host_bytes
+    plan, limit = _with_caches(task, plan), plan.budget.host_bytes
     if plan.peak_bytes <= limit:
         return plan
     workers = max(1, (limit - plan.cache_bytes) // plan.worker_bytes)
@@ -377,6 +194,7 @@ def _within_devices(task: Task, plan: Plan) -> Plan:
     What a function takes refuses nothing where it is a guess: blocks are halved if there is no
     room for it. The slots and its arguments are certain.
     """
+    plan = _with_caches(task, plan)
     budget, sure = plan.budget, _certain(plan)
     if not sure.fits:
         raise BudgetError(f"{_shortage(sure)}; {_advice(task, sure)}")
@@ -421,18 +239,18 @@ def _room(plan: Plan) -> float:
 
 def _advice(task: Task, plan: Plan) -> str:
     """Return what would make the blocks of a plan fit: a size that was tried, if there is one."""
-    first, grid = task.sources[0], plan.grid
+    first, largest = task.sources[0], plan.grid.largest
     if task.automatic:
         return "use a smaller overlap or more memory"
     axes = normalise_axes(task.axes, len(first.shape), first.order, first.unit)
     room = _room(plan)
-    for axis in sorted(axes, key=lambda axis: -grid.largest[axis]):
-        lengths = [int(grid.largest[a] * (room if a == axis else 1)) for a in axes]
+    for axis in sorted(axes, key=lambda axis: -largest[axis]):
+        lengths = [int(largest[a] * (room if a == axis else 1)) for a in axes]
         sizes = replace(task.sizes, size_max=lengths)
         smaller = replace(task, one_block=False, sizes=sizes)
         with suppress(PlanError):
-            cut, units = _grid(smaller, plan.budget)
-            tried = _lighter(smaller, _plan(smaller, cut, plan.budget, plan.traffic, units))
+            grid, units = cut(smaller, plan.budget)
+            tried = _lighter(smaller, _plan(smaller, grid, plan.budget, plan.traffic, units))
             if _certain(tried).fits:
                 where = f"axes {axes}" if len(axes) > 1 else f"axis {axis}"
                 return f"use size_max={lengths if len(axes) > 1 else lengths[0]} on {where}"
@@ -559,8 +377,8 @@ def _replan_on_devices(task: Task, plan: Plan, first: CellDone) -> Plan:
     The budget stays: this process has taken a part of what was free. Sizes that were given stay
     too, whatever was measured: this cell has been done, and others may be halved.
     """
-    results = _results(task, [_whole(output, first.cell, plan.grid) for output in first.outputs])
-    traffic = _traffic(task, results)
+    results = results_of(task, [_whole(output, first.cell, plan.grid) for output in first.outputs])
+    traffic = traffic_of(task, results)
     need = _measured(task, plan, first) or plan.need
     if not _may_replan(task):
         return replace(_within_devices(task, replace(plan, traffic=traffic)), need=need)
@@ -568,7 +386,7 @@ def _replan_on_devices(task: Task, plan: Plan, first: CellDone) -> Plan:
     budget = replace(plan.budget, workers=len(task.choice.devices))
     kept = _plan(task, plan.grid, budget, traffic, plan.units)
     other = _draft(task, budget, results)
-    layout = _layout(task, results, plan.units, budget)
+    layout = layout_of(task, results, plan.units, budget)
     before, after = (device_cost(p.grid, layout, traffic, budget) for p in (kept, other))
     if kept.fits and after > _WORTH_IT * before:
         return _within_devices(task, kept)

@@ -14,7 +14,7 @@ from gpublocks.splitting import AxisSplit
 
 __all__ = ["BOX_BYTES", "Pieces", "Usage", "boxes"]
 
-BOX_BYTES = 32 << 20
+BOX_BYTES = 16 << 20
 """Pieces beside each other are decoded in one call of their library, up to so many bytes."""
 _LEAST_BYTES = 64 << 10
 """Smaller pieces are taken together: each one that is kept costs some microseconds."""
@@ -188,9 +188,9 @@ class Usage:
         return all(axis.apart for axis in self.axes)
 
     def decoding_bytes(self, workers: int) -> int:
-        """Return the memory of pieces that workers decode at once."""
+        """Return the memory of pieces that workers decode at once, in a box and a copy of each."""
         block = prod(axis.block for axis in self.axes) * self.pieces.itemsize
-        return workers * min(block, max(BOX_BYTES, self.pieces.nbytes))
+        return 2 * workers * min(block, max(BOX_BYTES, self.pieces.nbytes))
 
     def useful_bytes(self, workers: int) -> int:
         """Return the most memory that pieces can take which cells to come need again.
