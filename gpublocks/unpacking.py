@@ -35,6 +35,8 @@ from gpublocks.voxels import (
 
 __all__ = ["Packed", "UnpackedSource", "open_voxels"]
 
+_TOKEN_BYTES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -73,25 +75,30 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class _Unpacked:
-    """Where the unpacked voxels are found: a descriptor of the process that unpacked them."""
+    """Where the unpacked voxels are found: a descriptor of the process that unpacked them.
+
+    They are followed by a random token. Numbers of processes, descriptors and files are used again
+    and again, and what is found under them must not be taken for these voxels.
+    """
 
     pid: int
     fd: int
-    file: tuple[int, int]
+    token: bytes
 
     def map(self, nbytes: int) -> mmap.mmap | None:
         """Map them; None if that process is gone, or has closed them."""
+        length = nbytes + len(self.token)
         try:
-            fd = os.open(f"/proc/{self.pid}/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{self.pid}/fd/{self.fd}", os.O_RDONLY)
         except OSError:
             return None
         try:
-            status = os.fstat(fd)
-            if (status.st_dev, status.st_ino, status.st_size) != (*self.file, nbytes):
+            if os.fstat(fd).st_size != length:
                 return None
-            return mmap.mmap(fd, nbytes, access=mmap.ACCESS_READ)
+            buffer = mmap.mmap(fd, length, access=mmap.ACCESS_READ)
         finally:
             os.close(fd)
+        return buffer if buffer[nbytes:] == self.token else None
 
 
 class UnpackedSource:
@@ -206,14 +213,14 @@ class UnpackedSource:
         return _received, (self._packed, self.name, self.metadata, self._unpacked)
 
     def _map(self) -> Array:
-        packed, length = self._packed, max(self._packed.nbytes, 1)
-        buffer = None if self._unpacked is None else self._unpacked.map(length)
+        packed = self._packed
+        buffer = None if self._unpacked is None else self._unpacked.map(packed.nbytes)
         if buffer is None:
-            fd = _unpack(packed, length)
-            buffer = mmap.mmap(fd, length, access=mmap.ACCESS_READ)
+            token = os.urandom(_TOKEN_BYTES)
+            fd = _unpack(packed, token)
+            buffer = mmap.mmap(fd, packed.nbytes + len(token), access=mmap.ACCESS_READ)
             weakref.finalize(buffer, os.close, fd)
-            status = os.fstat(fd)
-            self._unpacked = _Unpacked(os.getpid(), fd, (status.st_dev, status.st_ino))
+            self._unpacked = _Unpacked(os.getpid(), fd, token)
         return array_at(buffer, 0, packed.shape, packed.dtype, packed.order)
 
 
@@ -279,15 +286,15 @@ def _received(
     return source
 
 
-def _unpack(packed: Packed, length: int) -> int:
-    """Return the descriptor of a new file without a name that holds the voxels."""
+def _unpack(packed: Packed, token: bytes) -> int:
+    """Return the descriptor of a new file without a name that holds the voxels and a token."""
     folder = _folder()
     free = shutil.disk_usage(folder).free
-    if length > free:
+    if packed.nbytes > free:
         raise SourceError(
             errno.ENOSPC,
-            f"{packed.path} unpacks to {format_bytes(length)}, {folder} has {format_bytes(free)} "
-            "free; set TMPDIR to a folder with more",
+            f"{packed.path} unpacks to {format_bytes(packed.nbytes)}, {folder} has "
+            f"{format_bytes(free)} free; set TMPDIR to a folder with more",
         )
     try:
         with (
@@ -299,7 +306,7 @@ def _unpack(packed: Packed, length: int) -> int:
                 raise SourceError(f"{packed.path} was replaced by another file; start again")
             file.seek(packed.offset)
             _copy(packed, file, target)
-            target.truncate(length)
+            target.write(token)
             target.flush()
             return os.dup(target.fileno())
     except SourceError:
