@@ -285,14 +285,16 @@ def automatic_grid(layout: Layout, budget: Budget) -> Grid:
 
 def _even(layout: Layout, counts: Sequence[int]) -> Grid | None:
     """Cut the axes into so many blocks of equal lengths, valid borders on units if they can be."""
-    try:
-        splits = tuple(
-            aligned(even_split(layout.shape[axis], count, overlap), layout.unit[axis], None)
-            for axis, count, overlap in zip(layout.axes, counts, layout.overlap, strict=True)
-        )
-    except PlanError:
-        return None
-    return Grid(layout.shape, layout.axes, splits)
+    splits = []
+    for axis, count, overlap in zip(layout.axes, counts, layout.overlap, strict=True):
+        size, unit = layout.shape[axis], layout.unit[axis]
+        # As if the last unit were whole: else so many blocks as there are units would not fit.
+        split = replace(even_split(-(-size // unit) * unit, count, overlap), size=size)
+        try:
+            splits.append(aligned(split, unit, None))
+        except PlanError:
+            return None
+    return Grid(layout.shape, layout.axes, tuple(splits))
 
 
 def _as_cut(grid: Grid) -> Grid:
