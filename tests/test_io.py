@@ -805,9 +805,9 @@ class TestBadSinks:
         view = view[data.draw(hnp.basic_indices(view.shape, min_dims=1, allow_newaxis=True))]
         assert io.as_sink(view).array is view
 
-    @pytest.mark.parametrize("name", ["x.tif", "x", "x.zarr", "folder.zarr", "x.npz"])
+    @pytest.mark.parametrize("name", ["x.tif", "x", "x.png", "folder", "x.npz"])
     def test_unknown_formats(self, untouched, name):
-        (untouched.path / "folder.zarr").mkdir()
+        (untouched.path / "folder").mkdir()
         with untouched, pytest.raises(SinkError, match=r"suffix.*supported: \.npy"):
             io.as_sink(untouched.path / name)
 

@@ -18,6 +18,7 @@ from gpublocks.mapping import MappedSource
 
 if TYPE_CHECKING:
     from gpublocks.io import duck, hdf5, memmap, mhd, nifti, npy, nrrd, raw, sliced, sma, staged
+    from gpublocks.io import zarr as zarr
 
 MODULES = frozenset(
     {
@@ -33,6 +34,7 @@ MODULES = frozenset(
         "sliced",
         "sma",
         "staged",
+        "zarr",
     }
 )
 
@@ -52,11 +54,13 @@ __all__ = [
     "sliced",
     "sma",
     "staged",
+    "zarr",
 ]
 
 READERS = {
     ".npy": "memmap",
     ".npz": "memmap",
+    ".zarr": "zarr",
     ".nrrd": "nrrd",
     ".nhdr": "nrrd",
     ".mha": "mhd",
@@ -81,6 +85,7 @@ READERS = {
 
 WRITERS = {
     ".npy": "memmap",
+    ".zarr": "zarr",
     ".nrrd": "nrrd",
     ".mha": "mhd",
     ".mhd": "mhd",
@@ -94,7 +99,7 @@ WRITERS = {
 }
 """The module that creates files of a suffix, by its ``Sink(path)``."""
 
-WRAPPERS = {"h5py": "hdf5"}
+WRAPPERS = {"h5py": "hdf5", "zarr": "zarr"}
 """The module that takes objects of a library, by its ``wrap(x)``."""
 
 
@@ -244,7 +249,7 @@ def _source_of_path(path: str | bytes, *, writable: bool) -> Source:
 
 def _sink_of_path(path: str | bytes) -> Sink | NewSink:
     path = os.fsdecode(path)
-    if "\0" not in path and os.path.exists(split_path(path)[0]):
+    if "\0" not in path and ("://" in path or os.path.exists(split_path(path)[0])):
         try:
             return _source_of_path(path, writable=True)  # type: ignore[return-value]
         except SourceError as error:
@@ -272,7 +277,12 @@ def _check_strides(array: Array) -> None:
 
 
 def _suffix(path: str) -> str:
-    """Return how a name ends, in small letters: ``'.npy'``, ``'.nii.gz'``."""
+    """Return how a name ends, in small letters: ``'.npy'``, ``'.nii.gz'``.
+
+    Whatever is in a folder of Zarr is of that format.
+    """
+    if ".zarr" in [os.path.splitext(name)[1] for name in path.lower().split("/")]:
+        return ".zarr"
     stem, suffix = os.path.splitext(split_path(path)[0].rstrip("/\\").lower())
     return os.path.splitext(stem)[1] + suffix if suffix == ".gz" else suffix
 

@@ -1,0 +1,306 @@
+"""Arrays stored as boxes in local folders, as sources and sinks. Touches local files."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gpublocks import machine
+from gpublocks.boxes import Store
+from gpublocks.concurrency import Threads
+from gpublocks.contracts import Array, DType, Extent, Order, Reach
+from gpublocks.crew import Crew
+from gpublocks.errors import PlanError, SinkError, SourceError
+from gpublocks.folder import PartialFolder, sync_files, sync_folder
+from gpublocks.geometry import Region
+from gpublocks.mapping import stamp
+from gpublocks.picking import enclosing, source_getitem, source_setitem
+from gpublocks.pyramid import Method, coarser_tasks, factors_of, task_bytes
+from gpublocks.voxels import (
+    source_array,
+    source_info,
+    source_len,
+    source_ndim,
+    source_size,
+    source_text,
+)
+
+__all__ = ["BoxedSource", "Pyramid", "target"]
+
+_MEMORY_PART = 4
+"""Coarser levels are made in so many threads that they take at most this part of free memory."""
+
+
+class Pyramid:
+    """A new folder that holds an array, and coarser levels of it that are still to be made.
+
+    Parameters
+    ----------
+    folder : PartialFolder
+    levels : tuple of BoxedSource
+        From the finest on, all of them created.
+    axes : tuple of int
+        Along which a level has half as many voxels as the one before.
+    method : {'mean', 'nearest'}
+    """
+
+    __slots__ = ("_axes", "_folder", "_levels", "_method", "final")
+
+    def __init__(
+        self,
+        folder: PartialFolder,
+        levels: "tuple[BoxedSource, ...]",
+        axes: tuple[int, ...],
+        method: Method,
+    ) -> None:
+        self.final = folder.final
+        self._folder = folder
+        self._levels = levels
+        self._axes = axes
+        self._method = method
+
+    def moved(self, path: str) -> str:
+        """Return where something in the folder is when it has its final name."""
+        return self.final + path.removeprefix(self._folder.path)
+
+    def complete(self) -> None:
+        """Make the coarser levels, and give the folder its name."""
+        try:
+            for finer, coarser in pairwise(self._levels):
+                _fill(finer, coarser, factors_of(finer.shape, self._axes), self._method)
+                coarser.sync()
+            sync_folder(self._folder.path)
+        except (OSError, MemoryError) as error:
+            raise SinkError(
+                getattr(error, "errno", None),
+                f"cannot create {self.final}: {error}; the result is kept in {self._folder.path}",
+            ) from error
+        self._folder.rename()
+
+    def drop(self) -> None:
+        """Remove the folder."""
+        self._folder.remove()
+
+
+class BoxedSource:
+    """An array whose voxels are stored as boxes, each of them a file. Pickles to its address.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+        Kind of source, as shown in its repr.
+    writable : bool
+        Whether writing is permitted.
+    metadata : mapping, optional
+        What is told of the voxels beside their shape and type; it stays in this process.
+    described : str, optional
+        The file that describes the array, to tell whether it was changed.
+
+    Attributes
+    ----------
+    under_way : Pyramid or None
+        What is still to be done to a new array.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_described",
+        "_final",
+        "_stamp",
+        "metadata",
+        "name",
+        "store",
+        "under_way",
+        "writable",
+    )
+
+    reach = Reach.MACHINE
+    single_writer = False
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        writable: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        described: str | None = None,
+    ) -> None:
+        self.store = store
+        self.name = name
+        self.writable = writable
+        self.metadata = dict(metadata or {})
+        self.under_way: Pyramid | None = None
+        self._final: str | None = None
+        self._described = described
+        self._stamp = None if described is None else stamp(described)
+
+    ndim = property(source_ndim)
+    size = property(source_size)
+    __len__ = source_len
+    __array__ = source_array
+    __getitem__ = source_getitem
+    __repr__ = source_text
+    info = source_info
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels per axis."""
+        return self.store.shape
+
+    @property
+    def dtype(self) -> DType:
+        """Type of a voxel."""
+        return self.store.dtype
+
+    @property
+    def order(self) -> Order:
+        """Memory order."""
+        return self.store.order
+
+    @property
+    def unit(self) -> tuple[int, ...]:
+        """Voxels of a file, per axis: no two writers touch one."""
+        return self.store.unit
+
+    @property
+    def read_unit(self) -> tuple[int, ...]:
+        """Voxels that are decoded at once, per axis."""
+        return self.store.read_unit
+
+    @property
+    def location(self) -> str:
+        """Absolute path without symbolic links: of its folder; of a new image, once it is there."""
+        return self._final or self.store.path
+
+    @property
+    def extent(self) -> Extent:
+        """The whole folder."""
+        status = os.stat(self.store.path)
+        return Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
+
+    def read(self, region: Region, out: Array | None = None) -> Array:
+        """Return a private, writable copy of a region, in `out` if given.
+
+        Raises
+        ------
+        SourceError
+            If a box is damaged; the message names it.
+        """
+        out = target(self, region, out)
+        self.store.read(region, out)
+        return out
+
+    def write(self, region: Region, array: Array) -> None:
+        """Write an array of the region's shape, cast as NumPy assignment casts.
+
+        Raises
+        ------
+        SinkError
+            If it was not opened for writing, or a file cannot be written.
+        """
+        if not self.writable:
+            raise SinkError(f"{self.location} was opened read-only; pass its path as the sink")
+        self.store.write(region, target(self, region, array))
+
+    def sync(self) -> None:
+        """Make what any process wrote durable.
+
+        Raises
+        ------
+        SinkError
+            If the disk reports an error. It may be reported once only: do not try again.
+        """
+        try:
+            sync_files(self.store.path)
+        except OSError as error:
+            raise SinkError(
+                error.errno, f"cannot make {self.location} durable: {error.strerror}"
+            ) from error
+
+    def finish(self) -> None:
+        """Complete a new array: make its coarser levels, and move all to its final name.
+
+        It is durable only if `sync` came before.
+
+        Raises
+        ------
+        SinkError
+            If that fails. What was written is kept then, and the message says where.
+        """
+        if self.under_way is not None:
+            under_way, self.under_way = self.under_way, None
+            under_way.complete()
+            self.store = replace(self.store, path=under_way.moved(self.store.path))
+            self._final = under_way.final
+
+    def abort(self) -> None:
+        """Remove a new array that was not finished."""
+        if self.under_way is not None:
+            under_way, self.under_way = self.under_way, None
+            under_way.drop()
+
+    def verify(self) -> None:
+        """Check that the array is the one that it was when this source was made.
+
+        Raises
+        ------
+        SourceError
+            If what describes it differs, or was replaced.
+        """
+        if self._described is not None and stamp(self._described) != self._stamp:
+            raise SourceError(
+                f"{self._described} changed (time, size or file) since it was opened; "
+                "results computed from the array are not of one state"
+            )
+
+    def __setitem__(self, slicing: Any, value: Any) -> None:
+        region, rest = enclosing(slicing, self.shape)
+        lengths = [n for n, part in zip(region.shape, rest, strict=True) if isinstance(part, slice)]
+        if any(isinstance(part, slice) and part != slice(None) for part in rest) or any(
+            isinstance(part, np.ndarray) for part in rest
+        ):
+            source_setitem(self, slicing, value)
+        else:
+            self.write(region, np.broadcast_to(value, lengths).reshape(region.shape))
+
+    def __reduce__(self) -> Any:
+        return _received, (self.store, self.name, self.writable)
+
+
+def target(source: Any, region: Region, out: Array | None) -> Array:
+    """Return the array that a region is read into or written from: `out`, or a new one.
+
+    Raises
+    ------
+    PlanError
+        If the region leaves the source, or is not of the shape of `out`.
+    """
+    if not Region.whole(source.shape).contains(region) or (
+        out is not None and out.shape != region.shape
+    ):
+        given = "" if out is None else f" an array of shape {out.shape}"
+        raise PlanError(f"region {region.start} to {region.stop} of {source!r} does not fit{given}")
+    return np.empty(region.shape, source.dtype, source.order) if out is None else out
+
+
+def _fill(
+    finer: BoxedSource, coarser: BoxedSource, factors: tuple[int, ...], method: Method
+) -> None:
+    """Make a level from the one below it, in several threads."""
+    free = machine.memory_available().bytes // _MEMORY_PART
+    threads = min(machine.cpu_count(), free // task_bytes(finer, coarser))
+    crew = Crew(max(1, threads), Threads())
+    try:
+        for tasks in coarser_tasks(finer, coarser, factors, method):
+            crew.do(tasks)
+    finally:
+        crew.close()
+
+
+def _received(store: Store, name: str, writable: bool) -> BoxedSource:
+    return BoxedSource(store, name, writable=writable)

@@ -1,0 +1,435 @@
+"""Zarr arrays and OME-Zarr images, of version 2 and 3, sharded or not. Touches folders and URLs.
+
+Voxels of local arrays are read and written by `gpublocks.boxed`; those of remote ones, of other
+stores, and of rare codecs by the library.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from gpublocks.boxed import BoxedSource, Pyramid
+from gpublocks.budget import format_bytes
+from gpublocks.contracts import DType, Extent, Order, Reach
+from gpublocks.errors import PlanError, SinkError, SourceError
+from gpublocks.folder import PartialFolder, check_folder, create_folder
+from gpublocks.library import LibrarySource
+from gpublocks.mapping import final_path
+from gpublocks.metadata import checked, coarser
+from gpublocks.ome import Level, attributes, check_axes, image_metadata, spatial
+from gpublocks.pyramid import Method, factors_of
+from gpublocks.zarr_layout import (
+    check_codec,
+    chunks_within,
+    codec_of,
+    described,
+    lengths_of,
+    no_longer,
+    store_of,
+    transposed,
+    units_of,
+)
+from gpublocks.zarr_nodes import (
+    MARKS,
+    Found,
+    create_array,
+    create_group,
+    find,
+    library,
+    local_path,
+    opened,
+)
+
+__all__ = ["Sink", "Source", "wrap"]
+
+_NAME = "Zarr-Source"
+_NGFF = {2: "0.4", 3: "0.5"}
+"""Which version of NGFF goes with which version of Zarr."""
+
+Opened = BoxedSource | LibrarySource
+
+
+def Source(  # noqa: N802
+    location: str | os.PathLike[str], writable: bool = False, level: int | None = None
+) -> Opened:
+    """Return an array of Zarr.
+
+    Parameters
+    ----------
+    location : path or URL
+        Of an array, as in ``'group.zarr/image/0'``, or of an OME-Zarr image.
+    writable : bool
+        Whether it is opened for writing.
+    level : int, optional
+        Which resolution of an image: 0 is the finest one, and what is taken by default.
+
+    Raises
+    ------
+    SourceError
+        If there is no such array, or it is damaged.
+    SinkError
+        If it must not be written.
+    """
+    text = os.fspath(location)
+    found = find(text, level, writable=writable)
+    if writable and level is None and found.levels > 1:
+        raise SinkError(
+            f"{text} has {found.levels} levels, and writing into the finest one leaves the others "
+            f"as they are; name that one ({found.location}), or replace the image with "
+            "io.zarr.Sink(path, overwrite=True)"
+        )
+    if found.is_local:
+        return _in_folder(found, writable=writable)
+    return _by_library(found, writable=writable, reopen=(Source, (found.location, writable)))
+
+
+def wrap(obj: Any) -> Opened:
+    """Return the source of an array, or of an OME-Zarr image, that Zarr has open.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is something else of that library.
+    SourceError
+        If it is a group that is no image.
+    """
+    found = find(obj)
+    writable = not obj.read_only and found.levels == 1
+    if found.is_local:
+        return _in_folder(found, writable=writable)
+    return _by_library(found, writable=writable, reopen=(wrap, (found.node,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A Zarr array or OME-Zarr image that will be created when its shape and type are known.
+
+    It becomes an image if its name ends with ``.ome.zarr``, or if it has several levels; the finest
+    one is that which is written, the others are made of it when it is finished. Until then the
+    folder is called ``<name>.partial``.
+
+    Parameters
+    ----------
+    location : path
+    chunks, shards : int or sequence of int, optional
+        Voxels per axis that are compressed as one piece, and that are stored as one file. By
+        default chunks of about a megabyte that fit the blocks, each a file.
+    codec : str, mapping, codec of Zarr, or None
+        ``'zstd'``, ``'gzip'`` or ``'blosc'``, with a level as in ``'zstd:5'``; ``'none'``.
+    overwrite : bool
+        Whether an array or group of that name may be replaced.
+    zarr_format : {3, 2}
+    levels : int
+        Resolutions of an image, each with half as many voxels along the axes of space.
+    method : {'mean', 'nearest'}
+        How voxels of coarser levels are made: of the mean, or of the first one, as for labels.
+    scale : sequence of float, optional
+        Distance of voxels along each axis, in the unit of the axis.
+    axes : sequence of str, optional
+        Names of the axes, as in ``'zyx'``.
+    metadata : mapping, optional
+        What is told of the voxels otherwise: the `metadata` of another source.
+
+    Raises
+    ------
+    SinkError
+        If it is no local path.
+    """
+
+    location: str
+    chunks: int | Sequence[int] | None = None
+    shards: int | Sequence[int] | None = None
+    codec: Any = "zstd"
+    overwrite: bool = False
+    zarr_format: Literal[2, 3] = 3
+    levels: int = 1
+    method: Method = "mean"
+    scale: Sequence[float] | None = None
+    axes: Sequence[str] | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        text = os.fspath(self.location)
+        path = local_path(text)
+        if path is None:
+            raise SinkError(
+                f"cannot create {text}: new arrays are made in local folders; create it with zarr, "
+                "and give its URL then"
+            )
+        object.__setattr__(self, "location", final_path(path))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an OME-Zarr image, not a plain array."""
+        return self.levels > 1 or self.location.lower().endswith(".ome.zarr")
+
+    def with_metadata(self, metadata: Mapping[str, Any]) -> "Sink":
+        """Return this sink with what a source tells of its voxels, unless it has such itself."""
+        return self if self.metadata is not None else replace(self, metadata=metadata)
+
+    def check(self) -> None:
+        """Raise `SinkError` if it cannot be created. Creates nothing."""
+        try:
+            library()
+        except SourceError as error:
+            raise SinkError(str(error)) from error
+        if self.zarr_format not in _NGFF or self.method not in ("mean", "nearest"):
+            raise SinkError(
+                f"zarr_format is {self.zarr_format!r} and method {self.method!r}; "
+                "use 2 or 3, and 'mean' or 'nearest'"
+            )
+        if not isinstance(self.levels, int) or self.levels < 1:
+            raise SinkError(f"levels is {self.levels!r}; use a number from 1 on")
+        if self.shards is not None and self.zarr_format == 2:
+            raise SinkError("Zarr 2 has no shards; use zarr_format=3, or chunks alone")
+        check_codec(codec_of(self.codec))
+        check_folder(
+            self.location,
+            MARKS,
+            overwrite=self.overwrite,
+            advice="pass io.zarr.Sink(path, overwrite=True) to replace it",
+        )
+
+    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
+        """Return the shards or chunks that it may have, the preferred ones first.
+
+        Raises
+        ------
+        SinkError
+            If those that were given, or the axes, do not fit the shape.
+        PlanError
+            If axes and scale do not fit it or each other.
+        """
+        if np.dtype(dtype).kind not in "biufc" or not shape:
+            raise SinkError(f"an array of shape {shape} and {dtype} cannot be stored; use numbers")
+        if self.is_image and self.axes is not None:
+            check_axes(self._told(shape, "C")["axes"], shape)
+        chunks, shards = self._given(shape)
+        given = shards or chunks
+        return [given] if given else units_of(shape, np.dtype(dtype).itemsize)
+
+    def create(
+        self,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order,
+        unit: tuple[int, ...] | None = None,
+    ) -> BoxedSource:
+        """Create it under its partial name.
+
+        Raises
+        ------
+        SinkError
+            If it cannot be created, there is no room for it, or another run is writing it.
+        """
+        self.check()
+        dtype = np.dtype(dtype).newbyteorder("=")
+        offered = self.units(shape, dtype)
+        told = self._told(shape, order)
+        if self.is_image:
+            check_axes(told["axes"], shape)
+        if codec_of(self.codec) is None:
+            _check_room(self.location, prod(shape) * dtype.itemsize)
+        folder = create_folder(self.location, overwrite=self.overwrite)
+        try:
+            return self._create(folder, shape, dtype, order, unit or offered[0], told)
+        except Exception as error:
+            folder.remove()
+            if isinstance(error, SinkError):
+                raise
+            raise SinkError(
+                getattr(error, "errno", None), f"cannot create {self.location}: {_line(error)}"
+            ) from error
+
+    def _create(
+        self,
+        folder: PartialFolder,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order,
+        unit: tuple[int, ...],
+        told: dict[str, Any],
+    ) -> BoxedSource:
+        halved = spatial(told["axes"]) if self.is_image else ()
+        levels, shapes = [Level("0" if self.is_image else "", told)], [shape]
+        while len(levels) < self.levels and prod(factors_of(shapes[-1], halved)) > 1:
+            factors = factors_of(shapes[-1], halved)
+            shapes.append(tuple([-(-n // f) for n, f in zip(shapes[-1], factors, strict=True)]))
+            told = coarser(told, factors, centred=self.method == "mean")
+            levels.append(Level(str(len(levels)), told))
+        if self.is_image:
+            name = os.path.basename(self.location).removesuffix(".zarr").removesuffix(".ome")
+            version = _NGFF[self.zarr_format]
+            told = attributes(levels, name=name, method=self.method, version=version)
+            create_group(folder.path, self.zarr_format, told)
+        made = tuple(
+            [
+                self._array(folder.path, level, size, dtype, order, unit)
+                for level, size in zip(levels, shapes, strict=True)
+            ]
+        )
+        made[0].under_way = Pyramid(folder, made, halved, self.method)
+        return made[0]
+
+    def _array(
+        self,
+        folder: str,
+        level: Level,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order,
+        unit: tuple[int, ...],
+    ) -> BoxedSource:
+        """Create one array, with chunks of a `unit` where no shards were given."""
+        chunks, shards = self._given(shape)
+        chunks = unit if shards is None else chunks or chunks_within(shards, dtype.itemsize)
+        if level.path not in ("", "0"):
+            chunks, shards = no_longer(shape, chunks, shards)
+        codec = codec_of(self.codec)
+        later = self.zarr_format == 3
+        told = self.metadata or self.axes or self.is_image
+        found = create_array(
+            folder,
+            level.path,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunks,
+            shards=shards,
+            filters=transposed(order, len(shape)) if later else None,
+            compressors=described(codec, dtype, self.zarr_format) if codec else None,
+            fill_value=0,
+            order=None if later else order,
+            zarr_format=self.zarr_format,
+            chunk_key_encoding={"name": "default" if later else "v2", "separator": "/"},
+            dimension_names=level.metadata["axes"] if later and told else None,
+        )
+        source = _in_folder(replace(found, metadata=level.metadata), writable=True)
+        assert isinstance(source, BoxedSource)
+        return source
+
+    def _given(
+        self, shape: tuple[int, ...]
+    ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        chunks = lengths_of("chunks", self.chunks, len(shape))
+        shards = lengths_of("shards", self.shards, len(shape))
+        if chunks and shards and any(s % c for s, c in zip(shards, chunks, strict=True)):
+            raise SinkError(f"shards {shards} are not multiples of chunks {chunks}; use such ones")
+        return chunks, shards
+
+    def _told(self, shape: tuple[int, ...], order: Order) -> dict[str, Any]:
+        given = {"axes": self.axes, "spacing": self.scale}
+        return image_metadata(self.metadata or {}, given, len(shape), order)
+
+
+def _in_folder(found: Found, *, writable: bool) -> Opened:
+    """Return the source of an array in a local folder."""
+    node, folder = found.node, found.location
+    _check_kind(found)
+    if writable and not os.access(folder, os.W_OK | os.X_OK):
+        raise SinkError(errno.EACCES, f"cannot write {folder}: Permission denied")
+    document = os.path.join(folder, "zarr.json" if node.metadata.zarr_format == 3 else ".zarray")
+    with open(document, encoding="utf-8") as file:
+        store = store_of(json.load(file), folder, np.dtype(node.dtype), node.fill_value)
+    if store is not None:
+        told = _told(found)
+        return BoxedSource(store, _NAME, writable=writable, metadata=told, described=document)
+    if writable:
+        found = replace(
+            found, node=opened(library().storage.LocalStore(folder), folder, writable=True)
+        )
+    return _by_library(found, writable=writable, reopen=(Source, (folder, writable)))
+
+
+def _by_library(
+    found: Found, *, writable: bool, reopen: tuple[Callable[..., Any], tuple[Any, ...]]
+) -> LibrarySource:
+    _check_kind(found)
+    unit, read_unit = _units(found)
+    reach, extent = _seen(found)
+    return LibrarySource(
+        found.node,
+        _NAME,
+        location=found.location,
+        reach=reach,
+        extent=extent,
+        unit=unit,
+        read_unit=read_unit,
+        writable=writable,
+        single_writer=type(found.node.store).__name__ == "ZipStore",
+        metadata=_told(found),
+        reopen=reopen,
+    )
+
+
+def _check_kind(found: Found) -> None:
+    dtype = np.dtype(found.node.dtype)
+    if dtype.kind not in "biufc":
+        raise SourceError(
+            f"{found.location} holds {dtype}, and only numbers can be processed; convert it"
+        )
+    if not found.node.shape:
+        raise SourceError(f"{found.location} holds a scalar (0 axes); give an array")
+
+
+def _units(found: Found) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shards and the chunks of an array; chunks twice where there are no shards."""
+    node = found.node
+    try:
+        chunks = tuple(map(int, node.chunks))
+        unit = tuple(map(int, node.shards or chunks))
+    except NotImplementedError:
+        # Chunks of many lengths have no common unit but the array.
+        chunks = unit = tuple([max(1, n) for n in node.shape])
+    if min(chunks) < 1:
+        raise SourceError(f"{found.location} has chunks of shape {chunks}; it is damaged")
+    return unit, chunks
+
+
+def _told(found: Found) -> dict[str, Any]:
+    """Return what is told of an array by its image, or by its own names of axes."""
+    names = getattr(found.node.metadata, "dimension_names", None) or ()
+    for told in (found.metadata, {"axes": names}):
+        if told.get("axes") and None not in told["axes"]:
+            with suppress(PlanError):
+                return checked(told, len(found.node.shape))
+    return {}
+
+
+def _seen(found: Found) -> tuple[Reach, Extent]:
+    """Return from how far an array is seen, and what it occupies."""
+    node, location = found.node, found.location
+    store, kind = node.store, type(node.store).__name__
+    alone = Extent(("object", os.getpid(), id(store), node.path), 0, 1)
+    if kind == "FsspecStore":
+        fs = getattr(store.fs, "sync_fs", store.fs)
+        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        if "memory" in protocols:
+            return Reach.PROCESS, alone
+        return Reach.CLUSTER, Extent(("url", location), 0, 1 << 63)
+    if kind == "LocalStore" or (kind == "ZipStore" and store.read_only):
+        path = os.path.join(store.root, node.path) if kind == "LocalStore" else store.path
+        status = os.stat(path)
+        return Reach.MACHINE, Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
+    return Reach.PROCESS, alone
+
+
+def _check_room(location: str, nbytes: int) -> None:
+    folder = os.path.dirname(location)
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise SinkError(
+            errno.ENOSPC,
+            f"{location} needs {format_bytes(nbytes)}, {folder} has {format_bytes(free)} free",
+        )
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
