@@ -99,7 +99,7 @@ def check_target(final: str, *, overwrite: bool) -> None:
     if os.path.lexists(final) and not overwrite:
         raise SinkError(
             errno.EEXIST,
-            f"{final} exists; pass io.memmap.Sink(path, overwrite=True) to replace it",
+            f"{final} exists; pass overwrite=True to its Sink to replace it",
         )
     partial = partial_path(final)
     try:
