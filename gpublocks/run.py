@@ -31,6 +31,7 @@ from gpublocks.planning import Plan
 from gpublocks.results import (
     Result,
     check_unit,
+    described,
     found_results,
     known_results,
     like_source,
@@ -198,6 +199,7 @@ class TaskRun:
                 continue
             shape, dtype = result[0], self.task.dtype or result[1]
             unit = unit_of(sink, shape, dtype, planned, grid)
+            sink = described(sink, self.task.sources[0], shape)
             new = sink.create(shape, dtype, order, unit=unit)
             created.append(new)
             opened.append(new)
