@@ -4,14 +4,10 @@ They are read and written without the library of the format: in the thread that 
 more memory than a box takes, and with errors that name the box.
 """
 
-import errno
 import os
-import stat
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,17 +15,15 @@ import numpy as np
 from gpublocks import machine
 from gpublocks.budget import format_bytes
 from gpublocks.coding import MISSING, Coding, Sharding, coding_of
+from gpublocks.confined import Confined, exactly
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.errors import SourceError
 from gpublocks.geometry import Region
-from gpublocks.partial import partial_path
 
 __all__ = ["Store", "parts"]
 
 _LARGE = 256 << 20
 """Boxes of so many bytes are decoded only where there is memory for one."""
-
-_number = count()
 
 Index = tuple[int, ...]
 
@@ -68,7 +62,10 @@ class Store:
     fill: bytes
     key: tuple[str, str]
     codecs: str
-    _safe: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    _folder: Confined = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_folder", Confined(self.path))
 
     def __reduce__(self) -> Any:
         state = (self.path, self.shape, self.dtype.str, self.order, self.unit, self.read_unit)
@@ -126,7 +123,7 @@ class Store:
                 self.read(whole, merged)
                 merged[part.within(whole).slices] = voxels
                 voxels = merged
-            self._put(self._file(index), self._encoded(voxels, coding))
+            self._folder.put(self._file(index), self._encoded(voxels, coding))
 
     def _encoded(self, voxels: Array, coding: Coding | Sharding) -> list[Any]:
         """Return the parts of a file that holds a box, or as much of it as lies in the array."""
@@ -181,7 +178,7 @@ class Store:
         """Return where the pieces of a file start that a region touches, and their bytes."""
         path = self._file(index)
         origin = tuple(map(int.__mul__, index, self.unit))
-        fd = self._open(path)
+        fd = self._folder.open(path)
         if fd is None:
             yield from ((_times(i, self.read_unit), None) for i, _ in parts(part, self.read_unit))
             return
@@ -213,7 +210,7 @@ class Store:
         try:
             if size < nbytes:
                 raise ValueError(f"it holds {size} bytes, its index alone takes {nbytes}")
-            return coding.index(_exactly(fd, 0 if coding.first else size - nbytes, nbytes))
+            return coding.index(exactly(fd, 0 if coding.first else size - nbytes, nbytes))
         except ValueError as error:
             raise self._damaged(_times(index, self.unit), index, error) from error
 
@@ -224,7 +221,7 @@ class Store:
         try:
             if length > most:
                 raise ValueError(f"{length} bytes are stored, where at most {most} can be")
-            return _exactly(fd, offset, length)
+            return exactly(fd, offset, length)
         except ValueError as error:
             raise self._damaged(start, index, error) from error
 
@@ -236,94 +233,6 @@ class Store:
         return SourceError(
             f"chunk {number} of {self.path} is damaged: {reason} (file {self._file(index)})"
         )
-
-    def _open(self, path: str) -> int | None:
-        """Open a file for reading, if there is one and it lies in the folder."""
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        # A pipe in place of a file would be waited for.
-        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        self._check_folder(path)
-        try:
-            try:
-                fd = os.open(path, flags)
-            except OSError as error:
-                if error.errno not in (errno.ELOOP, errno.EMLINK):
-                    raise
-                fd = os.open(self._within(path), flags)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except SourceError:
-            raise
-        except OSError as error:
-            raise SourceError(error.errno, f"cannot read {path}: {error.strerror}") from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise SourceError(f"{path} is a folder, device or pipe; files of chunks are plain ones")
-        return fd
-
-    def _check_folder(self, path: str) -> None:
-        """Refuse a file in a folder to which a link leads out of the array."""
-        folder = os.path.dirname(path)
-        if folder not in self._safe:
-            self._within(folder)
-            self._safe.add(folder)
-
-    def _within(self, path: str) -> str:
-        found = os.path.realpath(path)
-        if os.path.commonpath([found, self.path]) != self.path:
-            raise SourceError(
-                f"{path} is a link to {found}, outside of {self.path}; replace it by what it shows"
-            )
-        return found
-
-    def _put(self, path: str, parts: Sequence[Any]) -> None:
-        """Let a file hold these bytes; remove it if there are none."""
-        partial = partial_path(f"{path}.{os.getpid()}-{threading.get_ident()}-{next(_number)}")
-        try:
-            self._check_folder(path)
-            if not parts:
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
-                return
-            try:
-                fd = os.open(partial, _NEW, 0o666)
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                fd = os.open(partial, _NEW, 0o666)
-            try:
-                with open(fd, "wb", buffering=0) as file:
-                    for part in parts:
-                        _write(file, part)
-                os.replace(partial, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(partial)
-                raise
-        except SourceError as error:
-            raise SinkError(f"cannot write: {error}") from error
-        except OSError as error:
-            raise SinkError(error.errno, f"cannot write {path}: {error.strerror}") from error
-
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_NEW |= getattr(os, "O_CLOEXEC", 0)
-
-
-def _write(file: Any, data: Any) -> None:
-    rest = memoryview(data).cast("B")
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-def _exactly(fd: int, offset: int, nbytes: int) -> bytes:
-    os.lseek(fd, offset, os.SEEK_SET)
-    data = os.read(fd, nbytes)
-    # The system reads at most 2 GiB at a time.
-    while len(data) < nbytes and (more := os.read(fd, nbytes - len(data))):
-        data += more
-    if len(data) < nbytes:
-        raise ValueError("it became shorter while it was read")
-    return data
 
 
 def parts(region: Region, unit: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Region]]:

@@ -8,6 +8,7 @@ import numpy as np
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import PlanError
 from gpublocks.geometry import Region
+from gpublocks.metadata import of_part
 from gpublocks.slicing import (
     Slicing,
     simplify,
@@ -126,6 +127,12 @@ class Sliced:
     def single_writer(self) -> bool:
         """Whether only one thread of one process may write."""
         return bool(getattr(self.base_source, "single_writer", False))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is told of the voxels of the whole, as far as it holds for the part."""
+        told = getattr(self.base_source, "metadata", None) or {}
+        return of_part(told, self.base_slicing, len(self.base_shape))
 
     @property
     def array(self) -> Array | None:

@@ -1,0 +1,192 @@
+"""Codecs of bytes, which take no more memory than they are told. Pure.
+
+They are those of Zarr, by the names and parameters of its third format.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpublocks.contracts import Array
+
+__all__ = ["Bytes", "Checksum", "Step", "step_of"]
+
+Bytes = Any
+"""Anything that shows its bytes as a buffer."""
+
+
+class Step(Protocol):
+    """One codec of bytes."""
+
+    def length(self, count: int | None) -> int | None:
+        """Return how many bytes so many become; None where that is not known."""
+
+    def encode(self, data: Bytes) -> Bytes:
+        """Return the bytes as they are stored."""
+
+    def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
+        """Return what was encoded.
+
+        Parameters
+        ----------
+        length : int or None
+            How many bytes that must be, where it is known. No memory is taken for more.
+        memory : ndarray of uint8, optional
+            So many bytes, to be used for what is returned.
+
+        Raises
+        ------
+        Exception
+            If it is damaged, or has another length.
+        """
+
+
+def step_of(name: str, given: dict[str, Any]) -> Step | None:
+    """Return a codec with its parameters; None if it is not known here."""
+    make = _MAKERS.get(name)
+    return make(given) if make is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Numcodec:
+    """A codec of numcodecs, which writes into memory of a known size.
+
+    Parameters
+    ----------
+    codec : object
+    stated : callable
+        Returns the length of what was encoded, as its header says; None if it does not.
+    itemsize : int
+        Bytes of the items that it is given.
+    """
+
+    codec: Any
+    stated: Callable[[memoryview], int | None]
+    itemsize: int = 1
+
+    def length(self, count: int | None) -> None:
+        """Return None."""
+
+    def encode(self, data: Bytes) -> Bytes:
+        """Return the bytes as they are stored."""
+        return self.codec.encode(np.frombuffer(data, f"V{self.itemsize}"))
+
+    def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
+        """Return what was encoded."""
+        assert length is not None
+        stated = self.stated(memoryview(data))
+        if stated not in (None, length):
+            raise ValueError(f"it holds {stated} bytes, not {length}")
+        out = np.empty(length, np.uint8) if memory is None else memory
+        self.codec.decode(data, out)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Deflate:
+    """The codecs gzip and zlib. Those of numcodecs know no limit."""
+
+    level: int
+    window: int
+
+    def length(self, count: int | None) -> None:
+        """Return None."""
+
+    def encode(self, data: Bytes) -> Bytes:
+        """Return the bytes as they are stored."""
+        engine = zlib.compressobj(self.level, zlib.DEFLATED, self.window)
+        return engine.compress(data) + engine.flush()
+
+    def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
+        """Return what was encoded."""
+        assert length is not None
+        engine = zlib.decompressobj(self.window)
+        plain = engine.decompress(data, length)
+        more = engine.decompress(engine.unconsumed_tail, 1)
+        if more or len(plain) != length or not engine.eof:
+            raise ValueError(f"it does not hold {length} bytes")
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """The codec crc32c."""
+
+    def length(self, count: int | None) -> int | None:
+        """Return four more."""
+        return None if count is None else count + 4
+
+    def encode(self, data: Bytes) -> Bytes:
+        """Return the bytes as they are stored."""
+        import google_crc32c
+
+        plain = bytes(data)
+        return plain + google_crc32c.value(plain).to_bytes(4, "little")
+
+    def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
+        """Return what was encoded: a view."""
+        import google_crc32c
+
+        plain, check = memoryview(data)[:-4], memoryview(data)[-4:]
+        if google_crc32c.value(bytes(plain)) != int.from_bytes(check, "little"):
+            raise ValueError("its checksum is wrong")
+        return plain
+
+
+def _zstd(given: dict[str, Any]) -> Step:
+    from numcodecs.zstd import Zstd
+
+    return _Numcodec(Zstd(given.get("level", 0), bool(given.get("checksum"))), _zstd_length)
+
+
+def _blosc(given: dict[str, Any]) -> Step:
+    from numcodecs.blosc import Blosc
+
+    shuffle = given.get("shuffle", "shuffle")
+    if isinstance(shuffle, str):
+        shuffle = ["noshuffle", "shuffle", "bitshuffle"].index(shuffle)
+    codec = Blosc(given.get("cname", "lz4"), given.get("clevel", 5), shuffle, given["blocksize"])
+    return _Numcodec(codec, _blosc_length, given.get("typesize") or 1)
+
+
+def _lz4(given: dict[str, Any]) -> Step:
+    from numcodecs.lz4 import LZ4
+
+    return _Numcodec(LZ4(given.get("acceleration", 1)), _lz4_length)
+
+
+def _zstd_length(data: memoryview) -> int | None:
+    """Return the length in the header of a frame (RFC 8878, 3.1.1.1)."""
+    if len(data) < 6 or bytes(data[:4]) != b"\x28\xb5\x2f\xfd":
+        raise ValueError("it is no Zstandard frame")
+    descriptor = data[4]
+    single = descriptor >> 5 & 1
+    size = [single, 2, 4, 8][descriptor >> 6]
+    start = 6 - single + [0, 1, 2, 4][descriptor & 3]
+    if not size:
+        return None
+    return int.from_bytes(data[start : start + size], "little") + (256 if size == 2 else 0)
+
+
+def _blosc_length(data: memoryview) -> int:
+    """Return the length in the header. One that is too long would be read beyond its end."""
+    if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
+        raise ValueError("it is no Blosc buffer of its length")
+    return int.from_bytes(data[4:8], "little")
+
+
+def _lz4_length(data: memoryview) -> int:
+    return int.from_bytes(data[:4], "little")
+
+
+_MAKERS: dict[str, Callable[[dict[str, Any]], Step]] = {
+    "blosc": _blosc,
+    "crc32c": lambda given: Checksum(),
+    "gzip": lambda given: _Deflate(given.get("level", 1), 31),
+    "lz4": _lz4,
+    "zlib": lambda given: _Deflate(given.get("level", 1), 15),
+    "zstd": _zstd,
+}
