@@ -123,7 +123,10 @@ class Paging:
         return (1,) * self.leading + tuple(tail)
 
     def unfolded(self, region: Region, array: Array) -> Array:
-        """Return a view of an array of a region's shape, with the five axes of pages at its end."""
+        """Return a view of an array of a region's shape, with the five axes of pages at its end.
+
+        The region has voxels.
+        """
         ranges = self._in_page(region)
         lead = region.shape[: self.leading]
         return array.reshape(lead + tuple([stop - start for start, stop in ranges]))
