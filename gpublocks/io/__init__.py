@@ -18,6 +18,7 @@ from gpublocks.mapping import MappedSource
 
 if TYPE_CHECKING:
     from gpublocks.io import duck, hdf5, memmap, mhd, nifti, npy, nrrd, raw, sliced, sma, staged
+    from gpublocks.io import tiff as tiff
     from gpublocks.io import zarr as zarr
 
 MODULES = frozenset(
@@ -35,6 +36,7 @@ MODULES = frozenset(
         "sma",
         "staged",
         "zarr",
+        "tiff",
     }
 )
 
@@ -54,6 +56,7 @@ __all__ = [
     "sliced",
     "sma",
     "staged",
+    "tiff",
     "zarr",
 ]
 
@@ -80,6 +83,9 @@ READERS = {
     ".he5": "hdf5",
     ".ims": "hdf5",
     ".mat": "hdf5",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".btf": "tiff",
 }
 """The module that opens files of a suffix, by its ``Source(path, writable)``."""
 
@@ -96,10 +102,13 @@ WRITERS = {
     ".dat": "raw",
     ".h5": "hdf5",
     ".hdf5": "hdf5",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".btf": "tiff",
 }
 """The module that creates files of a suffix, by its ``Sink(path)``."""
 
-WRAPPERS = {"h5py": "hdf5", "zarr": "zarr"}
+WRAPPERS = {"h5py": "hdf5", "zarr": "zarr", "tifffile": "tiff"}
 """The module that takes objects of a library, by its ``wrap(x)``."""
 
 
@@ -253,7 +262,8 @@ def _sink_of_path(path: str | bytes) -> Sink | NewSink:
         try:
             return _source_of_path(path, writable=True)  # type: ignore[return-value]
         except SourceError as error:
-            raise SinkError(error.errno, f"cannot write into it: {error}") from error
+            numbered = [] if error.errno is None else [error.errno]
+            raise SinkError(*numbered, f"cannot write into it: {error}") from error
     module = WRITERS.get(_suffix(path))
     if module is None:
         raise SinkError(f"{path!r} {_unsupported(path, WRITERS)}")
