@@ -26,6 +26,8 @@ __all__ = [
     "normalise_axes",
 ]
 
+_NEAR = 256
+"""So many larger sizes are all tried before one is advised, others in longer and longer steps."""
 _MOST_BLOCKS = 10**9
 """More blocks are a slip of the hand: they would take days for nothing but to be counted."""
 
@@ -134,19 +136,30 @@ def _split(size: int, unit: int, label: str, parameters: dict[str, Any]) -> Axis
     try:
         return aligned(split_axis(size, label=label, **plain), unit, size_max, label)
     except PlanError as error:
-        fitting = _aligned_size(size, unit, plain)
+        fitting = " or ".join(map(str, _aligned_sizes(size, unit, plain)))
         raise PlanError(f"{error}; use a size_max of {fitting}") from None
 
 
-def _aligned_size(size: int, unit: int, parameters: dict[str, Any]) -> int:
-    """Return a larger `size_max` whose blocks can be aligned; one block always can."""
-    size_max = int(parameters["size_max"])
-    for step in itertools.count(1):
-        size_max += step
+def _aligned_sizes(size: int, unit: int, parameters: dict[str, Any]) -> list[int]:
+    """Return the next larger `size_max` whose blocks can be aligned, and a smaller one if it can.
+
+    One block always can.
+    """
+
+    def fits(size_max: int) -> bool:
         with suppress(PlanError):
             aligned(split_axis(size, **{**parameters, "size_max": size_max}), unit, size_max)
+            return True
+        return False
+
+    given, overlap = int(parameters["size_max"]), int(parameters["overlap"] or 0)
+    smaller = (given - overlap) // unit * unit + overlap
+    larger = given + 1
+    for step in itertools.count(1 - _NEAR):
+        if fits(larger):
             break
-    return size_max
+        larger += max(1, step)
+    return [larger, smaller] if overlap < smaller < given and fits(smaller) else [larger]
 
 
 def _per_axis(name: str, value: Any, axes: list[int]) -> list[Any]:

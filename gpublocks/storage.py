@@ -110,9 +110,13 @@ class _Axis:
     @property
     def shared(self) -> int:
         """Voxels of the pieces, at most, that two blocks beside each other both read."""
-        if self.split is None or self.apart:
+        split = self.split
+        if split is None or self.apart:
             return 0
-        pieces = (self.split.overlap - 2) // self.unit + 2 if self.split.overlap > 1 else 1
+        overlap = split.overlap
+        if split.pulled:
+            overlap = split.block(split.count - 2)[1] - split.block(split.count - 1)[0]
+        pieces = (overlap - 2) // self.unit + 2 if overlap > 1 else 1
         return min(pieces * self.unit, self.size)
 
     @property

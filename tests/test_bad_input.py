@@ -234,7 +234,7 @@ STATIC = [
     Row(58, {"sink": Duck(SHAPE, (4, 8, 10)), "size_max": 3}, PlanError, ValueError, (
         "axis 0", "unit of 4 voxels", "size_max 3", "use a size_max of 4")),
     Row(58, {"sink": Duck(SHAPE, (4, 8, 10)), "size_max": 2}, PlanError, ValueError, (
-        "axis 0", "4 voxels at a time", "use a size_max of 5")),
+        "axis 0", "4 voxels at a time", "use a size_max of 4")),
     Row(60, lambda w: {"sink": [w.result, w.result]}, SinkError, ValueError, (
         "two sinks", "same array")),
     Row(60, lambda w: {"sink": [w.new, w.new]}, SinkError, ValueError, ("two sinks", "new.npy")),

@@ -272,13 +272,18 @@ def test_documented_sizes_on_units_of_a_sink(size, unit, size_max, overlap, proc
         grid = documented_grid(shape, [1], sizes, units)
     except PlanError as error:
         message = str(error)
-        advised = int(message.rpartition(" ")[2])
+        larger, *smaller = map(int, message.rpartition("size_max of ")[2].split(" or "))
         assert "axis 1" in message
         assert str(unit) in message
-        assert advised > size_max
-        sizes = Sizes(advised, size_min, None, sizes.overlap, processes=processes)
-        grid = documented_grid(shape, [1], sizes, units)
-        size_max = advised
+        assert all(advised < size_max for advised in smaller)
+        plain = replace(sizes, size_max=larger - 1, optimization=False)
+        if larger - 1 > size_max:
+            with pytest.raises(PlanError):
+                documented_grid(shape, [1], plain, units)
+        for advised in (*smaller, larger):
+            grid = documented_grid(shape, [1], replace(sizes, size_max=advised), units)
+            assert grid.largest[1] <= advised or len(grid) == 1
+        size_max = larger
     valid = [cell.valid[0] for cell in grid]
     assert all(lo % unit == 0 for lo, _ in valid)
     assert all(before[1] == after[0] for before, after in pairwise(valid))
