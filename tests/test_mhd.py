@@ -1,6 +1,7 @@
 """MetaImage files keep the contract, are those of ITK, and damaged ones are refused in time."""
 
 import os
+import pickle
 import zlib
 from typing import ClassVar
 
@@ -132,6 +133,25 @@ class TestNewPair(NewFileContract):
         assert (tmp_path / "new.raw").read_bytes() == b"mine"
         assert not (tmp_path / "new.mhd").exists()
 
+    def test_an_old_header_never_describes_new_voxels(self, tmp_path, monkeypatch):
+        path = tmp_path / "new.mhd"
+        for length in (3, 4):
+            sink = io.mhd.Sink(path, overwrite=True).create((length,), np.dtype("f4"), "C")
+            if length == 3:
+                sink.finish()
+        replace = os.replace
+
+        def fail_for_headers(source, target):
+            if target == str(path):
+                raise OSError(5, "Input/output error")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", fail_for_headers)
+        with pytest.raises(SinkError, match=r"Input/output error; the result is kept in"):
+            sink.finish()
+        assert not path.exists()
+        assert (tmp_path / "new.raw").stat().st_size == 16
+
     def test_no_room(self, tmp_path, monkeypatch):
         with pytest.raises(SinkError, match="needs 8000000 TB"):
             self.make(tmp_path).create((10**12, 10**6), np.dtype("f8"), "C")
@@ -229,6 +249,7 @@ class TestMetadata:
     def test_is_what_the_header_tells_and_goes_on(self, tmp_path):
         told = io.as_source(made(tmp_path)).metadata
         assert told == self.EXPECTED
+        assert pickle.loads(pickle.dumps(io.as_source(made(tmp_path)))).metadata == told
         sink = io.mhd.Sink(tmp_path / "y.mhd", metadata=told)
         sink.create((5, 6, 7), np.dtype("u2"), "C").finish()
         assert io.as_source(tmp_path / "y.mhd").metadata == told
@@ -258,6 +279,14 @@ class TestMetadata:
         sink.create((5, 6, 7), np.dtype("u2"), "C").finish()
         again = io.as_source(tmp_path / "y.mha").metadata
         assert again == {key: value for key, value in told.items() if key != "scaling"}
+
+    def test_directions_in_a_plane_are_none(self, tmp_path):
+        told = {"directions": ((1.0, 0.0), (2.0, 0.0)), "origin": (3.0, 4.0)}
+        sink = io.mhd.Sink(tmp_path / "x.mha", metadata=told)
+        sink.create((2, 3), np.dtype("u1"), "C").finish()
+        found = io.as_source(tmp_path / "x.mha").metadata
+        assert found["directions"] == ((1, 0), (0, 1))
+        assert found["origin"] == (3, 4)
 
     @pytest.mark.parametrize(
         "told",
