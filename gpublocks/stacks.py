@@ -28,8 +28,11 @@ from gpublocks.segments import Paging
 
 __all__ = ["Stack", "find_stack"]
 
-_MOST_PACKED = 1_000_000
-"""Bytes that no codec makes of one: a strip that claims more is no image."""
+_MOST_PACKED = {5: 5_000, 8: 1_100, 32773: 64, 32946: 1_100}
+"""Bytes that LZW, deflate and PackBits make of one at most: a strip that claims more is none."""
+
+_MOST_OF_OTHERS = 1_000_000
+_HARMLESS_BYTES = 1 << 26
 
 _SMALL_BYTES = 1 << 16
 """Strips and tiles below this are decoded in less time than a thread takes to begin."""
@@ -177,7 +180,8 @@ def _packed(chosen: Any, pages: list[Any], location: str, size: int, threads: in
     segment = tile if key.is_tiled else (1, key.rowsperstrip, key.imagewidth)
     nbytes = prod(segment) * key.shaped[4] * chosen.dtype.itemsize
     available = machine.memory_available()
-    if nbytes > min(available.bytes, _MOST_PACKED * size):
+    most = _MOST_PACKED.get(int(key.compression), _MOST_OF_OTHERS) * size + _HARMLESS_BYTES
+    if nbytes > min(available.bytes, most):
         raise SourceError(
             f"{location} of {format_bytes(size)} claims strips or tiles of {format_bytes(nbytes)} "
             f"each, and there are {format_bytes(available.bytes)} of {available.reason}; "

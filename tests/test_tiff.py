@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import product
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 import gpublocks as gb
 from gpublocks import io, styles
 from gpublocks.contracts import Reach
-from gpublocks.errors import ArgumentTypeError, GpublocksError, PlanError, SinkError, SourceError
+from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
 from gpublocks.geometry import Region
 from gpublocks.planes import Numbering, find_planes
 from gpublocks.segments import Paging
@@ -489,6 +490,8 @@ def boxes(shape, count=6):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_flavours(tmp_path, flavour):
     array, options = FLAVOURS[flavour]
+    if flavour == "12 bits" and tifffile.__version__ < "2025":
+        pytest.skip("older codecs do not pack 12 bits")
     source = io.as_source(written(tmp_path / "x.tif", array, **options))
     assert (source.shape, source.dtype.newbyteorder("=")) == (array.shape, array.dtype)
     for region in boxes(array.shape):
@@ -895,6 +898,7 @@ BAD_FILES = {
     "no pages": (b"II*\0\0\0\0\0", "has no pages"),
     "no tags": (b"II*\0\x08\0\0\0" + bytes(100), "only 0 of its pages are readable"),
     "one strip of 10^12 voxels": (claims(10**6, 10**6, 10**6), "300 B claims .* of 1 TB"),
+    "more than codecs pack": (claims(10**4, 10**4, 10**4), "claims strips or tiles of 100 MB"),
     "the same as JPEG": (claims(10**6, 10**6, 10**6, 7), "claims strips or tiles of 1 TB"),
     "the same as it is": (claims(10**6, 10**6, 10**6, 1), "100 of 1000000000000 data bytes"),
     "10^6 strips": (claims(10**6, 10**6, 1), "page 0 has 1 of 1000000 strips"),
@@ -966,10 +970,12 @@ def test_damaged_headers_never_surprise(tmp_path_factory, data):
     path.write_bytes(content)
     try:
         source = io.as_source(path)
-        assert source.size < 10**8
-        source.read(Region.whole(source.shape))
-    except GpublocksError:
-        pass
+    except SourceError:
+        return
+    # One that claims some megabytes may be right, until its strips are decoded.
+    ends = [min(n, 100) for n in source.shape]
+    with suppress(SourceError):
+        source.read(Region((0,) * len(ends), tuple(ends)))
 
 
 @pytest.mark.parametrize("library", ["tifffile", "imagecodecs"])
