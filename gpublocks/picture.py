@@ -1,4 +1,4 @@
-"""A picture of a run: before, after, and the blocks in between. Touches matplotlib and one file."""
+"""Pictures of runs (before, after, the blocks) and of sources. Touches matplotlib and one file."""
 
 import os
 from collections.abc import Sequence
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gpublocks.errors import GpublocksError, PlanError
+from gpublocks.errors import GpublocksError, PlanError, SinkError
 from gpublocks.geometry import Cell, Range
 from gpublocks.grid import Grid
+from gpublocks.viewing import Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+    from matplotlib.patheffects import AbstractPathEffect
 
-__all__ = ["save_before_after"]
+__all__ = ["check_path", "save_before_after", "save_panels"]
 
 Array = npt.NDArray[Any]
 
@@ -24,6 +26,8 @@ _DPI = 100
 # Inches: the width of the picture, its margins, and where the colour bars and the legend are.
 _WIDTH, _LEFT, _GAP, _TOP, _TITLE, _BOTTOM, _BAR = 18.0, 0.75, 0.55, 0.70, 0.45, 1.25, 0.42
 _PANEL = (_WIDTH - 2 * _LEFT - 2 * _GAP) / 3
+_LABELS, _COLOUR_BAR, _FLATTEST, _TALLEST = 0.7, 0.4, 0.15, 1.5
+_SYMBOLS = {"um": "\N{MICRO SIGN}m", "micrometer": "\N{MICRO SIGN}m", "millimeter": "mm"}
 _READ_COLOUR = "#ffb000"
 _VALID_COLOUR = "#00d5ff"
 _BORDER_COLOUR = "#b8b8b8"
@@ -73,21 +77,13 @@ def save_before_after(
         If the shapes do not fit each other, or the block does not exist.
     """
     _check(before, after, grid, axis, block)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise GpublocksError(
-            "a picture needs matplotlib, which is not installed: pip install 'gpublocks[plot]'"
-        ) from error
     rows, columns = [n for n in range(3) if n != axis]
     planes = _middle(grid.shape[axis], thickness)
     images = [_project(volume, axis, planes) for volume in (before, after)]
     cell = grid[_middle_block(grid) if block is None else block]
     aspect = min(2.0, max(0.3, grid.shape[rows] / grid.shape[columns]))
     top = _TOP + (_TITLE if title else 0)
-    figure = Figure(figsize=(_WIDTH, _BOTTOM + _PANEL * aspect + top), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = _figure(_WIDTH, _BOTTOM + _PANEL * aspect + top)
     where = f"{axes_names[axis]} = {planes[0]}"
     if planes[1] - planes[0] > 1:
         where = f"maximum over {axes_names[axis]} = {planes[0]} to {planes[1] - 1}"
@@ -107,6 +103,141 @@ def save_before_after(
     if title:
         figure.text(0.5, 1 - 0.32 / figure.get_figheight(), title, ha="center", fontsize=17)
     figure.savefig(path, format="png")
+
+
+def save_panels(
+    path: str | os.PathLike[str], rows: Sequence[tuple[str, Sequence[Panel]]], *, title: str = ""
+) -> None:
+    """Save a PNG of panels in rows, with their axes, scale bars and a colour bar for each row.
+
+    Intensities are shown from the 1st to the 99.5th percentile of a row. Where spacing is known
+    along both axes of a panel they are shown in proportion.
+
+    Parameters
+    ----------
+    path : path
+        File to write.
+    rows : sequence of (str, sequence of Panel)
+        A text and the panels of each row, which are as many in all rows.
+    title : str
+        Text over the panels.
+
+    Raises
+    ------
+    GpublocksError
+        If matplotlib is not installed.
+    """
+    columns = max(len(panels) for _, panels in rows)
+    tallest = max(_aspect(panel) for _, panels in rows for panel in panels)
+    high = _PANEL * min(_TALLEST, max(_FLATTEST, tallest))
+    row_high = high + _TOP + _LABELS
+    width = 2 * _LEFT + columns * (_PANEL + _GAP) + _COLOUR_BAR
+    figure = _figure(width, _TITLE + len(rows) * row_high)
+    for n, (text, panels) in enumerate(rows):
+        bottom = (len(rows) - 1 - n) * row_high + _LABELS
+        low_high = _limits([panel.image for panel in panels])
+        for k, panel in enumerate(panels):
+            left = _LEFT + k * (_PANEL + _GAP)
+            ax = _place(figure, left, bottom, _PANEL, high)
+            shown = _draw_panel(ax, panel, low_high)
+            ax.set_title(", ".join(part for part in (text, panel.text) if part), fontsize=13)
+        left = _LEFT + columns * (_PANEL + _GAP) - _GAP / 2
+        bar = _place(figure, left, bottom + 0.1 * high, 0.15, 0.8 * high)
+        figure.colorbar(shown, cax=bar, extend="both")
+    figure.text(0.5, 1 - 0.3 / figure.get_figheight(), title, ha="center", fontsize=15)
+    figure.savefig(path, format="png")
+
+
+def check_path(path: str) -> None:
+    """Check that a picture can be saved there.
+
+    Raises
+    ------
+    SinkError
+        If it cannot.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise SinkError(f"cannot save {path}: it is a folder")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise SinkError(f"cannot save {path}: {folder} is no folder that can be written to")
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise GpublocksError(
+            "a picture needs matplotlib, which is not installed: pip install 'gpublocks[plot]'"
+        ) from error
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _aspect(panel: Panel) -> float:
+    """Return how much taller than wide a panel is."""
+    return panel.lengths[0] * _proportion(panel) / panel.lengths[1]
+
+
+def _proportion(panel: Panel) -> float:
+    """Return how much taller than wide a voxel is; 1 where that is not known."""
+    down, across = panel.spacing
+    return down / across if down and across and panel.units[0] == panel.units[1] else 1.0
+
+
+def _limits(images: Sequence[Array]) -> tuple[float, float]:
+    """Return the 1st and the 99.5th percentile of images."""
+    voxels = np.concatenate([image[np.isfinite(image)].ravel() for image in images])
+    low, high = np.percentile(voxels.astype(np.float64), (1, 99.5)) if voxels.size else (0.0, 1.0)
+    return float(low), float(high)
+
+
+def _draw_panel(ax: "Axes", panel: Panel, low_high: tuple[float, float]) -> "AxesImage":
+    rows, columns = panel.image.shape
+    (down, across), (row_step, column_step) = panel.lengths, panel.steps
+    extent = (-0.5, columns * column_step - 0.5, rows * row_step - 0.5, -0.5)
+    shown = ax.imshow(
+        panel.image.astype(np.float64),
+        cmap="gray",
+        vmin=low_high[0],
+        vmax=low_high[1],
+        interpolation="nearest",
+        extent=extent,
+        aspect=_proportion(panel),
+    )
+    ax.set(xlim=(-0.5, across - 0.5), ylim=(down - 0.5, -0.5))
+    ax.set_ylabel(f"{panel.names[0]} (voxels)", fontsize=12)
+    ax.set_xlabel(f"{panel.names[1]} (voxels)", fontsize=12)
+    if panel.spacing[1]:
+        _draw_scale(ax, across, panel.spacing[1], panel.units[1])
+    return shown
+
+
+def _draw_scale(ax: "Axes", voxels: int, spacing: float, unit: str | None) -> None:
+    """Draw a bar of a round length into the lower right corner."""
+    most = voxels * spacing / 4
+    power = 10.0 ** np.floor(np.log10(most))
+    length = power * max(n for n in (1, 2, 5) if n * power <= most)
+    # Across in voxels, and down in parts of the panel, so that flat panels have room for it.
+    where = ax.get_xaxis_transform()
+    right = 0.96 * voxels
+    line = ax.plot([right - length / spacing, right], [0.07, 0.07], transform=where)[0]
+    line.set(color="white", linewidth=4, solid_capstyle="butt")
+    text = f"{length:g} {_SYMBOLS.get(unit or '', unit or '(no unit)')}"
+    label = ax.text(right - length / spacing / 2, 0.09, text, transform=where, color="white")
+    label.set(ha="center", va="bottom", fontsize=12)
+    for one in (line, label):
+        one.set_path_effects(_outline())
+
+
+def _outline() -> "list[AbstractPathEffect]":
+    """Return what makes white shapes stand out from white images."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=6, foreground="black", alpha=0.6)]
 
 
 def _check(before: Array, after: Array, grid: Grid, axis: int, block: int | None) -> None:

@@ -45,6 +45,7 @@ FLOORS = [
         "confined",
         "ome",
         "pyramid",
+        "viewing",
     },
     {"sharing", "mapping", "datasets", "styles", "coding", "folder", "zarr_nodes"},
     {

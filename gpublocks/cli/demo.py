@@ -1,6 +1,5 @@
 """The command `demo`: the main job on a sample volume. Touches a temporary folder and one PNG."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from gpublocks import block_processing as bp
 from gpublocks.budget import format_bytes
-from gpublocks.errors import BlockError, PlanError, SinkError
+from gpublocks.errors import BlockError, PlanError
 
 __all__ = ["HALO", "demo", "find_cells"]
 
@@ -53,10 +52,10 @@ def find_cells(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def demo(output: str, shape: str) -> None:
     """Run the main job on the sample volume, compare it with one call, and save a picture."""
-    from gpublocks.picture import save_before_after
+    from gpublocks.picture import check_path, save_before_after
     from gpublocks.sample import brain
 
-    _check_output(output)
+    check_path(output)
     lengths = _shape(shape)
     image = brain(lengths)
     print(f"sample volume {image.shape} {image.dtype}, {format_bytes(image.nbytes)}", flush=True)
@@ -91,14 +90,6 @@ def demo(output: str, shape: str) -> None:
         thickness=_THICKNESS,
     )
     print(f"picture: {output}")
-
-
-def _check_output(path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path):
-        raise SinkError(f"cannot save {path}: it is a folder")
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise SinkError(f"cannot save {path}: {folder} is no folder that can be written to")
 
 
 def _shape(text: str) -> list[int]:
