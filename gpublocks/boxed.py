@@ -14,7 +14,7 @@ from gpublocks.concurrency import Threads
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.crew import Crew
 from gpublocks.errors import PlanError, SinkError, SourceError
-from gpublocks.folder import PartialFolder, sync_files, sync_folder
+from gpublocks.folder import PartialFolder, sync_files
 from gpublocks.geometry import Region
 from gpublocks.mapping import stamp
 from gpublocks.picking import enclosing, source_getitem, source_setitem
@@ -72,7 +72,7 @@ class Pyramid:
             for finer, coarser in pairwise(self._levels):
                 _fill(finer, coarser, factors_of(finer.shape, self._axes), self._method)
                 coarser.sync()
-            sync_folder(self._folder.path)
+            sync_files(self._folder.path, deep=False)
         except (OSError, MemoryError) as error:
             raise SinkError(
                 getattr(error, "errno", None),

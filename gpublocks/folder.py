@@ -18,7 +18,7 @@ from gpublocks.crew import Crew
 from gpublocks.errors import SinkError
 from gpublocks.partial import partial_path
 
-__all__ = ["PartialFolder", "check_folder", "create_folder", "sync_files", "sync_folder"]
+__all__ = ["PartialFolder", "check_folder", "create_folder", "sync_files"]
 
 _LOCK = ".lock"
 _THREADS = 8
@@ -67,7 +67,8 @@ class PartialFolder:
                 os.rename(self.final, aside)
             os.rename(self.path, self.final)
             os.unlink(os.path.join(self.final, _LOCK))
-            sync_folder(os.path.dirname(self.final))
+            if os.name != "nt":
+                _sync(os.path.dirname(self.final))
         except SinkError:
             raise
         except OSError as error:
@@ -156,15 +157,20 @@ def create_folder(final: str, *, overwrite: bool) -> PartialFolder:
     return PartialFolder(path, final, fd, overwrite=overwrite)
 
 
-def sync_files(path: str) -> None:
-    """Make all that is in a folder durable.
+def sync_files(path: str, *, deep: bool = True) -> None:
+    """Make all files in a folder durable, and the folder.
+
+    Parameters
+    ----------
+    deep : bool
+        Whether those in folders in it, too.
 
     Raises
     ------
     OSError
         If the disk reports an error. It may be reported once only: do not try again.
     """
-    found = _walk(path)
+    found = _walk(path, deep=deep)
     crew = Crew(_THREADS, Threads())
     try:
         while batch := list(islice(found, _BATCH)):
@@ -173,16 +179,11 @@ def sync_files(path: str) -> None:
         crew.close()
 
 
-def sync_folder(path: str) -> None:
-    """Make the names in a folder durable, and nothing in the folders that it holds."""
-    if os.name != "nt":
-        _sync(path)
-
-
-def _walk(path: str) -> Iterator[str]:
+def _walk(path: str, *, deep: bool) -> Iterator[str]:
     """Return all files in a folder, then all folders."""
     folders = []
-    for folder, _, names in os.walk(path):
+    for folder, inner, names in os.walk(path):
+        inner[:] = inner if deep else []
         folders.append(folder)
         for name in names:
             yield os.path.join(folder, name)

@@ -3,23 +3,32 @@
 import errno
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from gpublocks.errors import ArgumentTypeError, SourceError
+import numpy as np
+
+from gpublocks.contracts import Extent, Reach
+from gpublocks.errors import ArgumentTypeError, PlanError, SourceError
+from gpublocks.metadata import checked
 from gpublocks.ome import levels_of
 
 __all__ = [
     "MARKS",
     "Found",
+    "check_kind",
     "create_array",
     "create_group",
     "find",
     "library",
     "local_path",
     "opened",
+    "place_of",
+    "told_of",
+    "units_in",
 ]
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
@@ -121,6 +130,59 @@ def opened(store: Any, shown: str, *, writable: bool = False) -> Any:
     except Exception as error:  # Damaged metadata raise whatever their parser does.
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise SourceError(f"{shown} cannot be opened as Zarr: {reason}") from error
+
+
+def check_kind(found: Found) -> None:
+    """Raise `SourceError` if an array holds no numbers, or has no axes."""
+    dtype = np.dtype(found.node.dtype)
+    if dtype.kind not in "biufc":
+        raise SourceError(
+            f"{found.location} holds {dtype}, and only numbers can be processed; convert it"
+        )
+    if not found.node.shape:
+        raise SourceError(f"{found.location} holds a scalar (0 axes); give an array")
+
+
+def units_in(found: Found) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shards and the chunks of an array; chunks twice where there are no shards."""
+    node = found.node
+    try:
+        chunks = tuple(map(int, node.chunks))
+        unit = tuple(map(int, node.shards or chunks))
+    except NotImplementedError:
+        # Chunks of many lengths have no common unit but the array.
+        chunks = unit = tuple([max(1, n) for n in node.shape])
+    if min(chunks) < 1:
+        raise SourceError(f"{found.location} has chunks of shape {chunks}; it is damaged")
+    return unit, chunks
+
+
+def told_of(found: Found) -> dict[str, Any]:
+    """Return what is told of an array by its image, or by its own names of axes."""
+    names = getattr(found.node.metadata, "dimension_names", None) or ()
+    for told in (found.metadata, {"axes": names}):
+        if told.get("axes") and None not in told["axes"]:
+            with suppress(PlanError):
+                return checked(told, len(found.node.shape))
+    return {}
+
+
+def place_of(found: Found) -> tuple[Reach, Extent]:
+    """Return from how far an array is seen, and what it occupies."""
+    node, location = found.node, found.location
+    store, kind = node.store, type(node.store).__name__
+    alone = Extent(("object", os.getpid(), id(store), node.path), 0, 1)
+    if kind == "FsspecStore":
+        fs = getattr(store.fs, "sync_fs", store.fs)
+        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        if "memory" in protocols:
+            return Reach.PROCESS, alone
+        return Reach.CLUSTER, Extent(("url", location), 0, 1 << 63)
+    if kind == "LocalStore" or (kind == "ZipStore" and store.read_only):
+        path = os.path.join(store.root, node.path) if kind == "LocalStore" else store.path
+        status = os.stat(path)
+        return Reach.MACHINE, Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
+    return Reach.PROCESS, alone
 
 
 def create_group(folder: str, zarr_format: int, attributes: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -18,12 +17,12 @@ import numpy as np
 
 from gpublocks.boxed import BoxedSource, Pyramid
 from gpublocks.budget import format_bytes
-from gpublocks.contracts import DType, Extent, Order, Reach
-from gpublocks.errors import PlanError, SinkError, SourceError
+from gpublocks.contracts import DType, Order
+from gpublocks.errors import SinkError, SourceError
 from gpublocks.folder import PartialFolder, check_folder, create_folder
 from gpublocks.library import LibrarySource
 from gpublocks.mapping import final_path
-from gpublocks.metadata import checked, coarser
+from gpublocks.metadata import coarser
 from gpublocks.ome import Level, attributes, check_axes, image_metadata, spatial
 from gpublocks.pyramid import Method, factors_of
 from gpublocks.zarr_layout import (
@@ -40,12 +39,16 @@ from gpublocks.zarr_layout import (
 from gpublocks.zarr_nodes import (
     MARKS,
     Found,
+    check_kind,
     create_array,
     create_group,
     find,
     library,
     local_path,
     opened,
+    place_of,
+    told_of,
+    units_in,
 )
 
 __all__ = ["Sink", "Source", "wrap"]
@@ -105,7 +108,17 @@ def wrap(obj: Any) -> Opened:
     writable = not obj.read_only and found.levels == 1
     if found.is_local:
         return _in_folder(found, writable=writable)
+    store = found.node.store
+    if isinstance(store, library().storage.ZipStore):
+        address = (os.path.realpath(store.path), found.node.path)
+        return _by_library(found, writable=writable, reopen=(_zipped, address))
     return _by_library(found, writable=writable, reopen=(wrap, (found.node,)))
+
+
+def _zipped(path: str, name: str) -> Opened:
+    """Return an array in a ZIP file."""
+    node = opened(library().storage.ZipStore(path, mode="r"), path)
+    return wrap(node[name] if name else node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,14 +345,14 @@ class Sink:
 def _in_folder(found: Found, *, writable: bool) -> Opened:
     """Return the source of an array in a local folder."""
     node, folder = found.node, found.location
-    _check_kind(found)
+    check_kind(found)
     if writable and not os.access(folder, os.W_OK | os.X_OK):
         raise SinkError(errno.EACCES, f"cannot write {folder}: Permission denied")
     document = os.path.join(folder, "zarr.json" if node.metadata.zarr_format == 3 else ".zarray")
     with open(document, encoding="utf-8") as file:
         store = store_of(json.load(file), folder, np.dtype(node.dtype), node.fill_value)
     if store is not None:
-        told = _told(found)
+        told = told_of(found)
         return BoxedSource(store, _NAME, writable=writable, metadata=told, described=document)
     if writable:
         found = replace(
@@ -351,9 +364,9 @@ def _in_folder(found: Found, *, writable: bool) -> Opened:
 def _by_library(
     found: Found, *, writable: bool, reopen: tuple[Callable[..., Any], tuple[Any, ...]]
 ) -> LibrarySource:
-    _check_kind(found)
-    unit, read_unit = _units(found)
-    reach, extent = _seen(found)
+    check_kind(found)
+    unit, read_unit = units_in(found)
+    reach, extent = place_of(found)
     return LibrarySource(
         found.node,
         _NAME,
@@ -364,61 +377,9 @@ def _by_library(
         read_unit=read_unit,
         writable=writable,
         single_writer=type(found.node.store).__name__ == "ZipStore",
-        metadata=_told(found),
+        metadata=told_of(found),
         reopen=reopen,
     )
-
-
-def _check_kind(found: Found) -> None:
-    dtype = np.dtype(found.node.dtype)
-    if dtype.kind not in "biufc":
-        raise SourceError(
-            f"{found.location} holds {dtype}, and only numbers can be processed; convert it"
-        )
-    if not found.node.shape:
-        raise SourceError(f"{found.location} holds a scalar (0 axes); give an array")
-
-
-def _units(found: Found) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shards and the chunks of an array; chunks twice where there are no shards."""
-    node = found.node
-    try:
-        chunks = tuple(map(int, node.chunks))
-        unit = tuple(map(int, node.shards or chunks))
-    except NotImplementedError:
-        # Chunks of many lengths have no common unit but the array.
-        chunks = unit = tuple([max(1, n) for n in node.shape])
-    if min(chunks) < 1:
-        raise SourceError(f"{found.location} has chunks of shape {chunks}; it is damaged")
-    return unit, chunks
-
-
-def _told(found: Found) -> dict[str, Any]:
-    """Return what is told of an array by its image, or by its own names of axes."""
-    names = getattr(found.node.metadata, "dimension_names", None) or ()
-    for told in (found.metadata, {"axes": names}):
-        if told.get("axes") and None not in told["axes"]:
-            with suppress(PlanError):
-                return checked(told, len(found.node.shape))
-    return {}
-
-
-def _seen(found: Found) -> tuple[Reach, Extent]:
-    """Return from how far an array is seen, and what it occupies."""
-    node, location = found.node, found.location
-    store, kind = node.store, type(node.store).__name__
-    alone = Extent(("object", os.getpid(), id(store), node.path), 0, 1)
-    if kind == "FsspecStore":
-        fs = getattr(store.fs, "sync_fs", store.fs)
-        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
-        if "memory" in protocols:
-            return Reach.PROCESS, alone
-        return Reach.CLUSTER, Extent(("url", location), 0, 1 << 63)
-    if kind == "LocalStore" or (kind == "ZipStore" and store.read_only):
-        path = os.path.join(store.root, node.path) if kind == "LocalStore" else store.path
-        status = os.stat(path)
-        return Reach.MACHINE, Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
-    return Reach.PROCESS, alone
 
 
 def _check_room(location: str, nbytes: int) -> None:
