@@ -90,6 +90,9 @@ class Address:
                 if (status.st_dev, status.st_ino) != self.file:
                     raise SourceError(f"{self.path} was replaced by another file; start again")
                 check_length(self.path, status.st_size, self.offset, self.nbytes)
+                if not self.nbytes:
+                    # An empty file cannot be mapped.
+                    return np.empty(self.shape, self.dtype, self.order)
                 whole: Array = np.memmap(
                     file,
                     self.dtype,
