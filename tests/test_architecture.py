@@ -19,7 +19,6 @@ FLOORS = [
         "contracts",
         "arrays",
         "wire",
-        "compressed",
         "placing",
         "cgroups",
         "gpus",
@@ -35,6 +34,7 @@ FLOORS = [
     },
     {
         "machine",
+        "compressed",
         "dividing",
         "crew",
         "slots",
