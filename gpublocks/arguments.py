@@ -5,21 +5,22 @@ Touches the machine and files, reads only.
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from gpublocks import io
-from gpublocks.budget import Need, parse_bytes
+from gpublocks import io, machine
+from gpublocks.budget import Need, format_bytes, parse_bytes
 from gpublocks.choosing import choose
-from gpublocks.contracts import DType, NewSink, Sink, Source
-from gpublocks.errors import ArgumentTypeError, PlanError, SinkError
+from gpublocks.contracts import Array, DType, NewSink, Sink, Source
+from gpublocks.errors import ArgumentTypeError, BudgetError, PlanError, SinkError
 from gpublocks.masking import Mask
 from gpublocks.sizing import Sizes, normalise_axes
 from gpublocks.splitting import as_count
 from gpublocks.task import Task, check_function
 
-__all__ = ["make_task"]
+__all__ = ["make_task", "read_mask"]
 
 _LENGTHS = ("size_max", "size_min", "size_multiple_of")
 """Where none of them is given, and the context of the function is known, sizes are chosen."""
@@ -117,11 +118,44 @@ def make_task(
         need=_need(function),
         dtype=new_dtype,
         casting=casting,
-        mask=None if mask is None else Mask.of(np.asarray(mask), first.shape),
+        mask=None if mask is None else Mask.of(read_mask(mask, host_bytes), first.shape),
         as_memory=as_memory,
         neighbours=neighbours,
         return_result=return_result,
     )
+
+
+def read_mask(mask: Any, limit_bytes: int | None = None) -> Array:
+    """Return a mask as an array; of a path the array in that file.
+
+    Many formats have no type for truth values, so integers of a file that are not 0 are True.
+
+    Parameters
+    ----------
+    mask : array_like or path
+    limit_bytes : int, optional
+        Memory that it may take; by default what there is.
+
+    Raises
+    ------
+    BudgetError
+        If it takes more memory.
+    SourceError
+        If the file cannot be read.
+    """
+    if not isinstance(mask, str | os.PathLike):
+        return np.asarray(mask)
+    source = io.as_source(mask)
+    limit_bytes = machine.memory_available().bytes if limit_bytes is None else limit_bytes
+    nbytes = prod(source.shape) * (source.dtype.itemsize + (source.dtype != np.bool_))
+    if nbytes > limit_bytes:
+        raise BudgetError(
+            f"the mask {source.location} of shape {source.shape} and {source.dtype} takes "
+            f"{format_bytes(nbytes)} of memory, and {format_bytes(limit_bytes)} may be taken; "
+            "give a coarser one"
+        )
+    array = np.asarray(source)
+    return array != 0 if array.dtype.kind in "iu" else array
 
 
 def _dtypes(
