@@ -21,6 +21,7 @@ from gpublocks import machine
 from gpublocks.cli import main
 from gpublocks.cli.demo import HALO, find_cells
 from gpublocks.cli.functions import parse_keywords
+from gpublocks.errors import BudgetError
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -212,6 +213,35 @@ def test_a_mask_skips_blocks(say: Say) -> None:
     assert " 1 block of a.npy" in out
     assert " 1/1 " in err
     assert np.array_equal(np.load("n.npy"), np.where(mask, -np.load("a.npy"), 0))
+
+
+def test_a_mask_may_be_a_file_of_any_format(say: Say) -> None:
+    pytest.importorskip("tifffile")
+    mask = np.zeros((12, 10, 9), np.uint8)
+    mask[:3] = 255
+    bp.process(np.copy, mask, "m.tif", overlap=0, processes="serial")
+    words = "run numpy:negative a.npy n.npy --mask m.tif --size-max 6 --processes serial"
+    status, out, err = say(words)
+    assert (status, err) == (0, "")
+    assert " 1 block of a.npy" in out
+    image = np.load("a.npy")
+    wanted = np.where(np.arange(SHAPE[0])[:, None, None] < 6, -image, 0)
+    assert np.array_equal(np.load("n.npy"), wanted)
+    result = bp.process(
+        np.negative, image, size_max=6, overlap=0, processes="serial", mask=Path("m.tif")
+    )
+    assert np.array_equal(result, wanted)
+
+
+def test_a_mask_too_large_for_memory_is_refused(say: Say) -> None:
+    np.save("m.npy", np.ones(SHAPE, np.int64))
+    with pytest.raises(
+        BudgetError, match=r"m\.npy of shape .* takes 77\.8 kB of memory, and 50 kB"
+    ):
+        bp.process(np.negative, "a.npy", overlap=0, memory="50kB", mask="m.npy")
+    status, _, err = say("run numpy:negative a.npy n.npy --mask m.npy --memory 50kB")
+    assert status == 2
+    assert "give a coarser one" in one_error(err)
 
 
 @pytest.mark.parametrize("option", ["", "--no-progress"])
@@ -453,7 +483,7 @@ def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
 # --- help and demo -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "info", "plan", "run", "demo"])
+@pytest.mark.parametrize("name", ["", "info", "plan", "run", "convert", "view", "demo"])
 def test_help_is_plain_text_with_examples(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -19,6 +19,8 @@ examples:
   gpublocks info
   gpublocks run scipy.ndimage:gaussian_filter big.npy smooth.npy --arg sigma=2 --halo 8
   gpublocks plan scipy.ndimage:gaussian_filter big.npy --arg sigma=2 --halo 8
+  gpublocks convert stack.tif brain.ome.zarr --levels 4
+  gpublocks view brain.ome.zarr -o brain.png --max --level 2
 
 Results go to standard output, progress and errors to standard error.
 Exit status: 0 done, 1 a block failed, 2 something given is wrong, 130 interrupted.
@@ -43,6 +45,26 @@ the whole source is one block. Where there are GPUs on which the function runs t
 --device or --processes says otherwise. A sink that does not exist is created once its type is
 known, and has its name only when it is complete; one that exists is written into if it fits.
 Standard output gets one line about the run; what the function prints goes to standard error.
+"""
+_CONVERT_EXAMPLES = """\
+examples:
+  gpublocks convert stack.tif brain.ome.zarr --levels 4 --chunks 64 --codec zstd:5
+  gpublocks convert brain.ome.zarr/1 brain.nii.gz --dtype float32
+  gpublocks convert 'planes/img_Z<Z,4>.tif' brain.h5:/raw/brain --compression gzip
+
+Voxels stay as they are, in the order of axes that they have; names of axes, spacing and units go
+along where both formats have a place for them. It is done in blocks, by CPUs, and the sink has its
+name only when it is complete.
+"""
+_VIEW_EXAMPLES = """\
+examples:
+  gpublocks view brain.ome.zarr -o brain.png --level 2
+  gpublocks view stack.tif -o most.png --max
+  gpublocks view channels.ome.zarr -o both.png --channel 0,1 --index z:120 --index t:0
+
+Planes of more than 1000 pixels a side are reduced: of those in the middle every n-th voxel is
+shown, of a maximum projection the brightest one. Never is the whole source in memory. Needs
+matplotlib: pip install 'gpublocks[plot]'
 """
 _DEMO_EXAMPLES = """\
 Takes the background off a synthetic light-sheet image of a brain and enhances its cells (white
@@ -108,12 +130,21 @@ def _do(options: argparse.Namespace) -> int:
         from gpublocks.cli.demo import demo
 
         demo(options.output, options.shape)
+    elif options.command == "view":
+        from gpublocks.cli.view import view
+
+        view(options)
+    elif options.command == "convert":
+        from gpublocks.cli import convert, sinks, work
+
+        work.run(options, convert.same, {}, sinks.make_sink(options, in_place=False))
     else:
-        from gpublocks.cli import functions, work
+        from gpublocks.cli import functions, sinks, work
 
         command = work.plan if options.command == "plan" else work.run
         keywords = functions.parse_keywords(options.arg)
-        command(options, functions.load_function(options.function), keywords)
+        function = functions.load_function(options.function)
+        command(options, function, keywords, sinks.make_sink(options, in_place=True))
     return 0
 
 
@@ -165,14 +196,20 @@ def _parser() -> _Parser:
     text = "run a function over a source, block by block, and write the result into a sink"
     run = commands.add_parser("run", help=text, description=_sentence(text), epilog=_RUN_EXAMPLES)
     _add_work(run, sink=None)
-    run.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a progress bar (default: if standard error is a terminal)",
+    _add_telling(run)
+
+    text = "write a source into a new file of another format, type or layout, block by block"
+    convert = commands.add_parser(
+        "convert", help=text, description=_sentence(text), epilog=_CONVERT_EXAMPLES
     )
-    run.add_argument(
-        "--verbose", action="store_true", help="print a line when a block begins and ends"
+    _add_convert(convert)
+    _add_telling(convert)
+
+    text = "save a picture of a source: planes in its middle, or its maximum"
+    view = commands.add_parser(
+        "view", help=text, description=_sentence(text), epilog=_VIEW_EXAMPLES
     )
+    _add_view(view)
 
     text = "run the main job on a sample volume, check the result and draw it"
     demo = commands.add_parser(
@@ -191,7 +228,7 @@ def _parser() -> _Parser:
         default="128,256,256",
         help="voxels of the sample volume (default: %(default)s)",
     )
-    for command in (info, plan, run, demo):
+    for command in (info, plan, run, convert, view, demo):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -202,6 +239,8 @@ def _sentence(text: str) -> str:
 
 def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
     """Add the arguments that plan and run share."""
+    from gpublocks.cli import sinks
+
     add = parser.add_argument
     add(
         "function",
@@ -247,8 +286,49 @@ def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
         ("--mask", "FILE", "array of bool; blocks with nothing inside are not computed"),
     ):
         result.add_argument(flag, metavar=metavar, help=text)
-    result.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace a sink that exists, instead of writing into it",
+    sinks.add_options(parser)
+
+
+def _add_telling(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is told during a run."""
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a progress bar (default: if standard error is a terminal)",
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print a line when a block begins and ends"
+    )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    from gpublocks.cli import sinks
+
+    parser.set_defaults(function="convert", overlap="0", device="cpu")
+    parser.add_argument("source", metavar="SOURCE", help="file that is read")
+    parser.add_argument("sink", metavar="SINK", help="file that is created")
+    for flag, metavar, text in (
+        ("--dtype", "TYPE", "type of the sink (default: that of the source)"),
+        ("--casting", "RULE", "unsafe lets values wrap that the type cannot hold"),
+        ("--memory", "BYTES", "memory that may be in flight, such as 8GB"),
+        ("--processes", "N", "number of workers, or 'serial' (default: all CPUs)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=text)
+    sinks.add_options(parser)
+
+
+def _add_view(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="file that is read")
+    add("-o", "--output", metavar="PNG", required=True, help="picture that is written")
+    add("--max", action="store_true", help="show the maximum along each axis")
+    add("--level", metavar="N", help="resolution of a pyramid; 0 is the finest (default)")
+    add("--channel", metavar="N", help="channels that are shown, such as 0,2 (default: 0)")
+    add(
+        "--index",
+        metavar="AXIS:N",
+        action="append",
+        default=[],
+        help="what is shown of an axis, given by its name or number, such as z:120 or 0:3; "
+        "repeated for more (default: the middle)",
     )

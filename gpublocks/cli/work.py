@@ -1,7 +1,6 @@
 """The commands `plan` and `run`. Touches what a run touches, and standard output and error."""
 
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Set
@@ -12,10 +11,9 @@ from math import prod
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from gpublocks import block_processing as bp
-from gpublocks import io
+from gpublocks.arguments import read_mask
+from gpublocks.budget import parse_bytes
 from gpublocks.contracts import CellDone, Event
 from gpublocks.errors import PlanError
 from gpublocks.masking import Mask
@@ -51,7 +49,7 @@ class _Watch:
             self._bar(event)
 
 
-def plan(options: Namespace, function: Any, keywords: dict[str, Any]) -> None:
+def plan(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) -> None:
     """Print what a run would do.
 
     Parameters
@@ -61,19 +59,20 @@ def plan(options: Namespace, function: Any, keywords: dict[str, Any]) -> None:
     function : callable
     keywords : dict
         Its keyword arguments.
+    sink : path, NewSink or None
     """
-    function, arguments = _arguments(options, function, keywords)
+    function, arguments = _arguments(options, function, keywords, sink)
     with redirect_stdout(sys.stderr):
         planned = bp.plan(function, options.source, trial=options.trial, **arguments)
     print(json.dumps(planned.to_dict(), indent=2) if options.json else planned)
 
 
-def run(options: Namespace, function: Any, keywords: dict[str, Any]) -> None:
+def run(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) -> None:
     """Run the function over the source, and print a line about it. Parameters: see `plan`."""
-    function, arguments = _arguments(options, function, keywords)
+    function, arguments = _arguments(options, function, keywords, sink)
     planned = bp.plan(function, options.source, **arguments)
     count = _count(planned, arguments.get("mask"))
-    new = options.overwrite or not os.path.exists(options.sink)
+    new = not isinstance(sink, str)
     wanted = options.progress
     if wanted is None:
         wanted = sys.stderr.isatty() and not options.verbose
@@ -102,7 +101,7 @@ def run(options: Namespace, function: Any, keywords: dict[str, Any]) -> None:
 
 
 def _arguments(
-    options: Namespace, function: Any, keywords: Mapping[str, Any]
+    options: Namespace, function: Any, keywords: Mapping[str, Any], sink: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Return the function, and all keyword arguments for `process`: its own and the function's."""
     given = {name: value for name, value in vars(options).items() if value is not None}
@@ -118,9 +117,10 @@ def _arguments(
     if any(limits.values()):
         arguments["memory"] = limits
     if "mask" in given:
-        arguments["mask"] = np.asarray(io.as_source(given["mask"]))
-    if "sink" in given:
-        arguments["sink"] = _sink(given["sink"], overwrite=options.overwrite)
+        limit = given.get("memory")
+        arguments["mask"] = read_mask(given["mask"], limit and parse_bytes(limit))
+    if sink is not None:
+        arguments["sink"] = sink
     own = signature(bp.process).parameters
     clashing = {name: value for name, value in keywords.items() if name in own}
     others = {name: value for name, value in keywords.items() if name not in own}
@@ -167,13 +167,6 @@ def _numbers(name: str, text: str) -> Any:
             f"{flag} is {text!r}; give a number, or one for each axis such as 8,16,16{choice}"
         ) from None
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _sink(path: str, *, overwrite: bool) -> Any:
-    module = io.WRITERS.get(os.path.splitext(path)[1].lower())
-    if not overwrite or module is None:
-        return path
-    return getattr(io, module).Sink(path, overwrite=True)
 
 
 def _count(planned: Plan, mask: Any) -> int:

@@ -1,0 +1,178 @@
+"""The command `convert`: any format to any, its options, and what it refuses."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpublocks import io
+from gpublocks.cli import main
+
+Say = Callable[..., tuple[int, str, str]]
+
+SHAPE = (7, 11, 13)
+LIBRARIES = {
+    ".zarr": "zarr",
+    ".tif": "tifffile",
+    ".h5": "h5py",
+    ".nrrd": "nrrd",
+    ".nii": "nibabel",
+}
+CHAIN = [
+    ("a.zarr", "--chunks 3,4,5 --shards 6,8,10 --codec gzip:1"),
+    ("b.tif", "--compression zlib"),
+    ("c.h5:/raw/brain", "--compression gzip --chunks 4,4,4"),
+    ("d.nrrd", "--encoding gzip"),
+    ("e.nii.gz", ""),
+    ("f.mhd", ""),
+    ("g.ome.zarr", "--levels 2 --method nearest --zarr-format 2"),
+    ("h.mha", ""),
+    ("i.ome.tif", ""),
+    ("planes/j<Z,3>.tif", ""),
+    ("k.nii", ""),
+    ("l.npy", ""),
+]
+
+
+@pytest.fixture
+def voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    voxels = np.random.default_rng(0).integers(0, 60000, SHAPE, dtype=np.uint16)
+    np.save("a.npy", voxels)
+    return voxels
+
+
+@pytest.fixture
+def say(voxels: Any, capsys: pytest.CaptureFixture[str]) -> Say:
+    def call(words: str) -> tuple[int, str, str]:
+        status = main(words.split())
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+def need(path: str) -> None:
+    for suffix, library in LIBRARIES.items():
+        if suffix in path:
+            pytest.importorskip(library)
+
+
+def test_voxels_go_through_all_formats(say: Say, voxels: Any) -> None:
+    before = "a.npy"
+    for path, options in CHAIN:
+        need(path)
+        status, out, err = say(f"convert {before} {path} {options} --processes serial")
+        assert (status, err) == (0, ""), path
+        assert out.startswith("convert: ")
+        assert out.endswith(f" -> {path}\n")
+        source = io.as_source(path)
+        assert (source.shape, source.dtype) == (SHAPE, voxels.dtype), path
+        assert np.array_equal(np.asarray(source), voxels), path
+        before = path
+    assert not [name for name in os.listdir() if "partial" in name]
+
+
+@pytest.mark.parametrize("path", ["b.zarr", "b.tif", "b.h5", "b.npy"])
+def test_worker_processes_convert_in_blocks(say: Say, voxels: Any, path: str) -> None:
+    need(path)
+    status, out, err = say(f"convert a.npy {path} --processes 2 --memory 1GB")
+    assert (status, err) == (0, "")
+    assert ", processes)" in out
+    assert np.array_equal(np.asarray(io.as_source(path)), voxels)
+
+
+def test_axes_and_spacing_go_along(say: Say, voxels: Any) -> None:
+    for path in ("a.ome.zarr", "b.ome.tif", "c.nrrd", "d.nii", "e.ome.zarr"):
+        need(path)
+    units = ("um", "um", "um")
+    told = {"axes": ("z", "y", "x"), "spacing": (5.0, 2.0, 0.5), "units": units}
+    sink = io.zarr.Sink("a.ome.zarr", metadata=told).create(SHAPE, voxels.dtype, "C")
+    sink.finish()
+    for before, after in (
+        ("a.ome.zarr", "b.ome.tif"),
+        ("b.ome.tif", "c.nrrd"),
+        ("c.nrrd", "e.ome.zarr"),
+        ("a.ome.zarr", "d.nii"),
+    ):
+        assert say(f"convert {before} {after} --processes serial")[0] == 0
+        found: Any = io.as_source(after)
+        assert tuple(found.metadata["spacing"]) == (5.0, 2.0, 0.5), after
+        if after != "d.nii":
+            assert tuple(found.metadata["axes"]) == ("z", "y", "x"), after
+
+
+def test_the_type_may_be_another(say: Say, voxels: Any) -> None:
+    assert say("convert a.npy f.npy --dtype float32 --processes serial")[0] == 0
+    assert np.load("f.npy").dtype == np.float32
+    assert np.array_equal(np.load("f.npy"), voxels)
+    status, _, err = say("convert a.npy b.npy --dtype uint8 --processes serial")
+    assert status == 1
+    assert "uint8" in err
+    words = "convert a.npy b.npy --dtype uint8 --casting unsafe --processes serial"
+    assert say(words)[0] == 0
+    assert np.array_equal(np.load("b.npy"), voxels.astype(np.uint8))
+
+
+def test_what_exists_is_replaced_only_on_demand(say: Say, voxels: Any) -> None:
+    np.save("b.npy", np.zeros(SHAPE, np.uint16))
+    status, _, err = say("convert a.npy b.npy")
+    assert status == 2
+    assert "b.npy exists; give --overwrite" in err
+    assert not np.load("b.npy").any()
+    assert say("convert a.npy b.npy --overwrite --processes serial")[0] == 0
+    assert np.array_equal(np.load("b.npy"), voxels)
+    assert say("convert a.npy a.npy --overwrite --dtype int32 --processes serial")[0] == 0
+    assert np.load("a.npy").dtype == np.int32
+    assert np.array_equal(np.load("a.npy"), voxels)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("a.npy b.tif --codec zstd", "--codec is not for .tif, which takes --compression"),
+        (
+            "a.npy b.zarr --compression zlib",
+            "which takes --chunks, --shards, --levels, --zarr-format, --method, --codec",
+        ),
+        ("a.npy b.npy --levels 2", "--levels is not for .npy, which takes none of these"),
+        ("a.npy b.nii.gz --encoding gzip", "--encoding is not for .nii.gz"),
+        ("a.npy b.zarr --chunks 4,x", "--chunks is '4,x'; give a number, or one for each axis"),
+        ("a.npy b.zarr --levels 2,2", "--levels is '2,2'; give a number"),
+        ("a.npy b.zarr --chunks 4,4", "chunks"),
+        ("a.npy b.zarr --codec zip", "zip"),
+        ("a.npy b.xyz", "supported: .npy"),
+        ("a.npy b.xyz --levels 2", "supported: .npy"),
+        ("a.npy nowhere/b.npy", "no folder"),
+        ("b.npy c.npy", "b.npy"),
+        ("a.npy", "required: SINK"),
+        ("a.npy b.npy --halo 1", "unrecognized arguments: --halo"),
+    ],
+)
+def test_what_is_given_wrong_is_told_before_anything_is_created(
+    say: Say, words: str, text: str
+) -> None:
+    need(words)
+    status, out, err = say(f"convert {words} --processes serial")
+    assert (status, out) == (2, "")
+    assert text in err
+    assert err.count("\n") == 1
+    assert os.listdir() == ["a.npy"]
+
+
+def test_run_has_the_same_options(say: Say, voxels: Any) -> None:
+    pytest.importorskip("zarr")
+    words = "run numpy:negative a.npy n.zarr --overlap 0 --chunks 4,4,4 --processes serial"
+    assert say(words)[0] == 0
+    sink = io.as_source("n.zarr")
+    assert sink.unit == (4, 4, 4)
+    assert np.array_equal(np.asarray(sink), np.negative(voxels))
+    status, _, err = say(f"{words} --codec none")
+    assert status == 2
+    assert "n.zarr exists" in err
+    status, _, err = say("plan numpy:negative a.npy --codec none")
+    assert status == 2
+    assert "--codec is for a new sink; give SINK" in err
