@@ -5,7 +5,7 @@ here ``translation``, which is where along each axis the middle of the first vox
 """
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 from gpublocks.errors import PlanError
@@ -15,7 +15,6 @@ __all__ = ["axis_names", "checked", "coarser", "of_part"]
 Metadata = Mapping[str, Any]
 
 _PER_AXIS = ("axes", "spacing", "units", "translation")
-_KINDS = {"axes": str, "spacing": float, "units": str, "translation": float}
 
 
 def axis_names(ndim: int, order: str = "C") -> tuple[str, ...]:
@@ -63,14 +62,19 @@ def checked(metadata: Metadata, ndim: int) -> dict[str, Any]:
 
 
 def _value(key: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if key in ("axes", "units"):
+        if not isinstance(value, str):
+            raise PlanError(f"{key} hold {value!r}; use names")
+        return value
     try:
-        value = value if value is None else _KINDS[key](value)
+        number = float(value)
     except (TypeError, ValueError):
-        value = float("nan")
-    wrong = isinstance(value, float) and not isfinite(value)
-    if wrong or (key == "spacing" and value is not None and value <= 0):
+        number = nan
+    if not isfinite(number) or (key == "spacing" and number <= 0):
         raise PlanError(f"{key} holds {value!r}; use finite numbers, of spacing above 0")
-    return value
+    return number
 
 
 def coarser(metadata: Metadata, factors: Sequence[int], *, centred: bool) -> dict[str, Any]:
