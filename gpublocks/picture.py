@@ -108,10 +108,11 @@ def save_before_after(
 def save_panels(
     path: str | os.PathLike[str], rows: Sequence[tuple[str, Sequence[Panel]]], *, title: str = ""
 ) -> None:
-    """Save a PNG of panels in rows, with their axes, scale bars and a colour bar for each row.
+    """Save a PNG of panels in rows, with their axes, and a colour bar for each row.
 
     Intensities are shown from the 1st to the 99.5th percentile of a row. Where spacing is known
-    along both axes of a panel they are shown in proportion.
+    along both axes of a panel they are shown in proportion; where its unit is known too there is a
+    scale bar.
 
     Parameters
     ----------
@@ -211,12 +212,12 @@ def _draw_panel(ax: "Axes", panel: Panel, low_high: tuple[float, float]) -> "Axe
     ax.set(xlim=(-0.5, across - 0.5), ylim=(down - 0.5, -0.5))
     ax.set_ylabel(f"{panel.names[0]} (voxels)", fontsize=12)
     ax.set_xlabel(f"{panel.names[1]} (voxels)", fontsize=12)
-    if panel.spacing[1]:
+    if panel.spacing[1] and panel.units[1]:
         _draw_scale(ax, across, panel.spacing[1], panel.units[1])
     return shown
 
 
-def _draw_scale(ax: "Axes", voxels: int, spacing: float, unit: str | None) -> None:
+def _draw_scale(ax: "Axes", voxels: int, spacing: float, unit: str) -> None:
     """Draw a bar of a round length into the lower right corner."""
     most = voxels * spacing / 4
     power = 10.0 ** np.floor(np.log10(most))
@@ -226,7 +227,7 @@ def _draw_scale(ax: "Axes", voxels: int, spacing: float, unit: str | None) -> No
     right = 0.96 * voxels
     line = ax.plot([right - length / spacing, right], [0.07, 0.07], transform=where)[0]
     line.set(color="white", linewidth=4, solid_capstyle="butt")
-    text = f"{length:g} {_SYMBOLS.get(unit or '', unit or '(no unit)')}"
+    text = f"{length:g} {_SYMBOLS.get(unit, unit)}"
     label = ax.text(right - length / spacing / 2, 0.09, text, transform=where, color="white")
     label.set(ha="center", va="bottom", fontsize=12)
     for one in (line, label):

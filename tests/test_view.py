@@ -276,7 +276,8 @@ def test_a_picture_has_a_scale_bar_where_spacing_is_known(monkeypatch: Any) -> N
     shown = {}
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: shown.update({path: figure}))
     told = {"axes": ("z", "y", "x"), "spacing": (5.0, 2.0, 2.0), "units": ("um", "um", "um")}
-    for name, metadata in (("known", told), ("unknown", {})):
+    unitless = told | {"units": (None, None, None)}
+    for name, metadata in (("known", told), ("unknown", unitless)):
         scene = scene_of(Stored(volume((6, 40, 50)), (1, 40, 50), **metadata))
         picture.save_panels(name, [(scene.text, plane_panels(scene))])
     known, unknown = [shown[name].axes for name in ("known", "unknown")]
