@@ -119,6 +119,29 @@ class TestOnce:
             assert read.kept_bytes <= usage.useful_bytes(1)
         assert source.times.min() == source.times.max() == 1
         assert usage.decoded(usage.useful_bytes(1), 1) == 1
+        # Whatever is left is known to be of no use any more.
+        assert not read._kept
+
+    def test_a_layer_is_kept_for_the_next_one(self):
+        source = Stored(numbers(64, 512), (8, 8))
+        splits = [aligned(split_axis(n, size_max=24, overlap=8), 8, None) for n in source.shape]
+        grid = Grid(source.shape, (0, 1), tuple(splits))
+        usage = Usage(source.pieces, grid)
+        layer = 16 * 512 * 4
+        assert layer < usage.useful_bytes(1) < 1.5 * layer
+        for limit_bytes, times in ((usage.useful_bytes(1), 1), (layer // 2, 2)):
+            source.times[:] = 0
+            read = cached(source, grid, limit_bytes)
+            for cell in grid:
+                read.read(cell.read_in(source.shape))
+            assert source.times.max() == times
+            assert (usage.decoded(limit_bytes, 1) > 1) == (times > 1)
+
+    def test_what_one_cell_reads_is_not_kept(self):
+        source = Stored(numbers(16, 16), (4, 4))
+        read = cached(source, Grid((16, 16), (0,), (split_axis(16, size_max=8),)))
+        read.read(Region((0, 0), (8, 16)))
+        assert read.kept_bytes == 0
 
     @given(readings(), st.integers(0, 2000))
     def test_in_little_memory_it_is_decoded_again(self, reading, limit_bytes):
@@ -146,6 +169,13 @@ class TestOnce:
         elif len(grid) <= 16:
             times = source.times.reshape(-1)
             assert usage.decoded(0, 1) > 1 or times.max() == 1
+
+    @pytest.mark.parametrize(
+        ("unit", "origin", "apart"), [(4, 0, True), (4, 2, False), (3, 0, False)]
+    )
+    def test_borders_beside_those_of_pieces(self, unit, origin, apart):
+        pieces = Pieces((16,), (unit,), (origin,), 1)
+        assert Usage(pieces, Grid((16,), (0,), (split_axis(16, size_max=4),))).apart == apart
 
     @given(readings(), st.integers(1, 3))
     def test_regions_in_parts_count_as_one(self, reading, parts):
