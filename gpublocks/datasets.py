@@ -72,7 +72,7 @@ class Place:
     path : str
         Absolute, without symbolic links.
     file : (int, int)
-        Device and inode.
+        Device and inode; 0 and a number of the library's for a file in memory.
     dataset : str
         Its name in the file.
     shape : tuple of int
@@ -247,7 +247,7 @@ def place_of(dataset: Any, path: str) -> Place:
     Parameters
     ----------
     path : str
-        Absolute path of its file; if there is no such file, the dataset is told by its identity.
+        Absolute path of its file; what there is instead, if that is in memory.
 
     Raises
     ------
@@ -278,7 +278,7 @@ def place_of(dataset: Any, path: str) -> Place:
     status = os.stat(path) if os.path.isfile(path) else None
     return Place(
         path,
-        (status.st_dev, status.st_ino) if status else (0, id(dataset)),
+        (status.st_dev, status.st_ino) if status else (0, h5py.h5o.get_info(dataset.id).fileno),
         dataset.name or "",
         tuple([int(n) for n in dataset.shape]),
         dtype,
