@@ -70,12 +70,7 @@ class Grid(Sequence[Cell]):
 
         Cells that share pages of a file, or pieces, so follow each other soon.
         """
-        if order == "C":
-            yield from self
-            return
-        for reverse in _indices(self.counts[::-1]):
-            index = reverse[::-1]
-            yield self._cell(self.number(index), index)
+        return iter(self) if order == "C" else self._columns()
 
     def number(self, index: Sequence[int]) -> int:
         """Return the number of the cell at a position of the grid."""
@@ -91,6 +86,11 @@ class Grid(Sequence[Cell]):
         ]
         read = tuple([pair[0] for pair in pairs])
         return Cell(number, index, self.axes, read, tuple([pair[1] for pair in pairs]))
+
+    def _columns(self) -> Iterator[Cell]:
+        for reverse in _indices(self.counts[::-1]):
+            index = reverse[::-1]
+            yield self._cell(self.number(index), index)
 
     @property
     def largest(self) -> tuple[int, ...]:
