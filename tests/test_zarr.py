@@ -438,6 +438,14 @@ class TestPaths:
         assert gb.process(np.negative, group / "image" / "0", path, overlap=0) == path
         assert np.array_equal(zarr.open_group(group, mode="r")["image/1"][:], -reference())
 
+    def test_a_new_array_in_a_group_of_version_2(self, tmp_path):
+        group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=2)
+        with pytest.raises(SinkError, match=r"is a group of Zarr 2; pass .*zarr_format=2"):
+            io.as_sink(tmp_path / "x.zarr" / "a")
+        sink = io.zarr.Sink(tmp_path / "x.zarr" / "a", zarr_format=2)
+        gb.process(np.negative, reference(), sink, overlap=0, executor="serial")
+        assert np.array_equal(group["a"][:], -reference())
+
     def test_a_group_names_what_it_holds(self, group):
         with pytest.raises(SourceError, match=r"group.zarr is a group of Zarr with image/\.\.\.;"):
             io.as_source(group)

@@ -203,6 +203,9 @@ class Sink:
             raise SinkError(f"levels is {self.levels!r}; use a number from 1 on")
         if self.shards is not None and self.zarr_format == 2:
             raise SinkError("Zarr 2 has no shards; use zarr_format=3, or chunks alone")
+        above = os.path.dirname(self.location)
+        if self.zarr_format == 3 and os.path.isfile(os.path.join(above, ".zgroup")):
+            raise SinkError(f"{above} is a group of Zarr 2; pass io.zarr.Sink(path, zarr_format=2)")
         check_codec(codec_of(self.codec))
         check_folder(
             self.location,
