@@ -62,10 +62,10 @@ def deflated(voxels: Array, shape: tuple[int, ...]) -> bytes:
         voxels = whole
     rows = np.ascontiguousarray(voxels).reshape(-1).view(np.uint8)
     weights = rows.reshape(prod(shape), voxels.itemsize).T
-    return zlib.compress(np.ascontiguousarray(weights), _LEVEL)
+    return zlib.compress(np.ascontiguousarray(weights).data, _LEVEL)
 
 
-def _inflated(data: bytes | memoryview | Array, nbytes: int) -> bytes:
+def _inflated(data: bytes | memoryview, nbytes: int) -> bytes:
     stream = zlib.decompressobj()
     try:
         found = stream.decompress(data, nbytes + 1)
@@ -78,7 +78,7 @@ def _inflated(data: bytes | memoryview | Array, nbytes: int) -> bytes:
     return found
 
 
-def _unshuffled(data: bytes | memoryview | Array, itemsize: int) -> Array:
+def _unshuffled(data: bytes | memoryview, itemsize: int) -> Array:
     weights = np.frombuffer(data, np.uint8).reshape(itemsize, -1)
     rows = np.empty(weights.shape[::-1], np.uint8)
     # One weight after the other: transposing in one go is five times slower.
