@@ -10,11 +10,12 @@ from contracts.sources import SourceContract
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
+from simulated_executor import SimulatedExecutor, uneven
 from simulated_threads import SimulatedThreads
 from stored_pieces import Folder
 
 import gpublocks as gb
-from gpublocks import io, storage
+from gpublocks import io, pipeline, storage
 from gpublocks.caching import Cached
 from gpublocks.contracts import Reach
 from gpublocks.drafting import plan_task
@@ -311,6 +312,14 @@ class TestRuns:
         result = gb.process(smooth, source, overlap=4, size_max=18, executor=executor, processes=2)
         assert np.array_equal(result, smooth(noise(40, 36, 44)))
         assert 1 <= source.decoded <= AGAIN[executor]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_copiers_of_devices_read_parts_of_blocks(self, source, seed, monkeypatch):
+        monkeypatch.setattr(pipeline, "_PIECE_BYTES", 4000)
+        devices = SimulatedExecutor(uneven("random", 2, seed), seed)
+        result = gb.process(smooth, source, overlap=4, size_max=18, executor=devices)
+        assert np.array_equal(result, smooth(noise(40, 36, 44)))
+        assert source.decoded == 1
 
     @pytest.mark.parametrize("sizes", [{}, {"size_max": 9}, {"size_max": 24, "axes": 1}])
     def test_however_it_is_split(self, source, sizes):
