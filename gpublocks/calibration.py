@@ -173,14 +173,14 @@ def as_ome(axes: str, metadata: Metadata) -> dict[str, Any]:
     return {"metadata": told}
 
 
-def as_json(axes: str | None, metadata: Metadata, ndim: int) -> dict[str, Any]:
+def as_json(axes: str, metadata: Metadata) -> dict[str, Any]:
     """Return what tifffile is told to write as JSON, and for other readers in tags."""
-    told: dict[str, Any] = {} if axes is None else {"axes": axes}
-    known = checked(metadata, ndim)
+    told: dict[str, Any] = {"axes": axes}
+    known = checked(metadata, len(axes))
     if "spacing" in known:
         told["spacing"] = list(known["spacing"])
-        told["units"] = list(known.get("units", [None] * ndim))
-    found = _resolution(_scale(axes or "", metadata), _MICROMETERS["cm"])
+        told["units"] = list(known.get("units", [None] * len(axes)))
+    found = _resolution(_scale(axes, metadata), _MICROMETERS["cm"])
     return {"metadata": told} | ({**found, "resolutionunit": _CENTIMETER} if found else {})
 
 
@@ -207,7 +207,7 @@ def _names(axes: str) -> tuple[str, ...]:
 
 def _scale(axes: str, metadata: Metadata) -> dict[str, float]:
     """Return the spacing of axes whose unit is known: in micrometers, and seconds for time."""
-    known = checked(metadata, len(axes)) if axes else {}
+    known = checked(metadata, len(axes))
     if "spacing" not in known or "units" not in known:
         return {}
     scale: dict[str, float] = {}

@@ -197,9 +197,11 @@ class PlanesSink:
         if self._under_way is None:
             return
         under_way, self._under_way = self._under_way, None
-        for path in self._paths():
-            if not os.path.exists(path):
-                self._store(path, np.zeros(self._plane.shape, self.dtype))
+        missing = [path for path in self._paths() if not os.path.exists(path)]
+        for path in missing:
+            self._store(path, np.zeros(self._plane.shape, self.dtype))
+        if missing:
+            self.sync()
         under_way.rename()
         self._folder = under_way.final
 
@@ -254,7 +256,7 @@ class PlanesSink:
             raise SinkError(f"cannot write {path}: {error}") from error
 
 
-def check_planes(location: str, *, overwrite: bool, advice: str) -> None:
+def check_planes(location: str, *, overwrite: bool) -> None:
     """Raise `SinkError` if the folder of new planes cannot be created. Creates nothing.
 
     Parameters
@@ -263,8 +265,6 @@ def check_planes(location: str, *, overwrite: bool, advice: str) -> None:
         Absolute path of which the last part has placeholders.
     overwrite : bool
         Whether the folder may hold planes of these names, and nothing else.
-    advice : str
-        How to ask for that.
     """
     folder, pattern = os.path.split(location)
     if has_placeholder(folder):
@@ -280,6 +280,7 @@ def check_planes(location: str, *, overwrite: bool, advice: str) -> None:
                         f"{folder} holds {entry.name} beside planes of these names; name a new "
                         "folder",
                     )
+    advice = "name a new folder, or pass overwrite=True to the Sink to replace its planes"
     check_folder(folder, [first], overwrite=overwrite, advice=advice)
 
 

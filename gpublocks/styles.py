@@ -86,7 +86,9 @@ def style_of(
     plain = not (samples or big or compression) and dtype.char in "BHhf"
     if plain and _is_imagej(stack) and min(shape) > 1:
         return Style(opened | {"imagej": True}, options | as_imagej(stack, metadata))
-    return Style(opened | {"ome": False}, options | as_json(axes, metadata, len(shape)))
+    # Tifffile cannot guess some of them: where all lengths are 1.
+    axes = axes or ("Q" * len(shape) + ("YXS" if samples else "YX"))[-len(shape) :]
+    return Style(opened | {"ome": False}, options | as_json(axes, metadata))
 
 
 def _has_samples(axes: str | None, shape: tuple[int, ...]) -> bool:

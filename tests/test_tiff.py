@@ -152,7 +152,11 @@ class NewTiffContract(NewFileContract):
 
 
 class TestNewFile(NewTiffContract):
-    pass
+    def test_there_is_room_for_all_voxels(self, tmp_path):
+        sink = self.make(tmp_path).create((50, 60, 70), np.dtype("f4"), "C")
+        status = os.stat(sink.location)
+        assert status.st_blocks * 512 >= sink.size * 4
+        sink.abort()
 
 
 class TestNewPackedFile(NewTiffContract):
@@ -261,7 +265,9 @@ sink.finish()
 
     def test_folders_that_exist(self, tmp_path):
         folder = planes(tmp_path / "planes", numbered(3, 4, 5))
-        with pytest.raises(SinkError, match=r"planes exists; pass .*overwrite=True"):
+        with pytest.raises(
+            SinkError, match=r"planes exists; name a new folder, or pass overwrite=True"
+        ):
             io.as_sink(folder / "img_Z<Z,4>.tif")
         sink = self.make(tmp_path, overwrite=True).create((2, 6, 7), np.dtype("f4"), "C")
         assert np.array_equal(io.as_source(folder / "img_Z<Z,4>.tif"), numbered(3, 4, 5))
@@ -279,6 +285,7 @@ sink.finish()
             ("planes/Z<Z,1>.tif", (11, 4, 5), r"1 digits for 11 files; write <Z,2>"),
             ("planes/Z<Z,1>C<C,1>.tif", (2, 3), "numbers files along 2 axes, and there are 2"),
             ("missing/planes/Z<Z,1>.tif", (2, 3, 4), "no folder"),
+            ("*.tif", (2, 3, 4), "number files by a placeholder such as <Z,4>"),
         ],
     )
     def test_what_cannot_be(self, tmp_path, pattern, shape, message):
@@ -438,7 +445,7 @@ class TestSinkOptions:
         before = path.read_bytes()
         with pytest.raises(SinkError, match=r"cannot be written in place; give a new file"):
             io.as_sink(path)
-        with pytest.raises(SinkError, match=r"x\.tif exists; pass io\.tiff\.Sink"):
+        with pytest.raises(SinkError, match=r"x\.tif exists; pass overwrite=True"):
             io.tiff.Sink(path).check()
         assert path.read_bytes() == before
 
@@ -958,6 +965,12 @@ def test_strips_that_are_bombs_or_garbage(tmp_path, compression):
         assert peak < 2_000_000 or compression == "png"
 
 
+def test_strips_of_too_many_bytes(tmp_path):
+    (tmp_path / "x.tif").write_bytes(claims(10, 10, 10, 8, 2_000_000) + bytes(2_000_000))
+    with pytest.raises(SourceError, match="2000000 bytes are too many"):
+        io.as_source(tmp_path / "x.tif").read(Region((0, 0), (1, 1)))
+
+
 @settings(max_examples=60)
 @given(data=st.data())
 def test_damaged_headers_never_surprise(tmp_path_factory, data):
@@ -988,12 +1001,15 @@ def test_missing_libraries(tmp_path, monkeypatch, library):
         io.tiff.Sink(tmp_path / "y.tif", compression="zlib").check()
 
 
-def test_nothing_is_printed(tmp_path, capfd):
+def test_nothing_is_printed(tmp_path):
     path = written(tmp_path / "x.tif", STACK, compression="zlib")
     cut_chain(path, 2)
-    with pytest.raises(SourceError):
-        io.as_source(path)
-    assert capfd.readouterr() == ("", "")
+    code = (
+        "import sys\nfrom gpublocks import io\ntry: io.as_source(sys.argv[1])\nexcept OSError: pass"
+    )
+    process = start(code, path)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
 
 
 # --- other tools -------------------------------------------------------------------------------

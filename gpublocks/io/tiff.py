@@ -1,6 +1,5 @@
 """TIFF files: stacks, BigTIFF, ImageJ, OME-TIFF, and series of planes. Touches local files."""
 
-import errno
 import logging
 import os
 import warnings
@@ -159,14 +158,15 @@ class Sink:
     def check(self) -> None:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         library = _tifffile("writing", SinkError)
-        advice = "pass io.tiff.Sink(path, overwrite=True) to replace it"
         if self.compression is not None:
             _check_compression(library, self.compression)
         if has_placeholder(self.location):
-            check_planes(self.location, overwrite=self.overwrite, advice=advice)
+            check_planes(self.location, overwrite=self.overwrite)
             return
-        if os.path.isfile(self.location) and not self.overwrite:
-            raise SinkError(errno.EEXIST, f"{self.location} exists; {advice}")
+        if is_pattern(self.location):
+            raise SinkError(
+                f"cannot create {self.location}: number files by a placeholder such as <Z,4>"
+            )
         check_target(self.location, overwrite=self.overwrite)
 
     def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
