@@ -805,7 +805,7 @@ class TestBadSinks:
         view = view[data.draw(hnp.basic_indices(view.shape, min_dims=1, allow_newaxis=True))]
         assert io.as_sink(view).array is view
 
-    @pytest.mark.parametrize("name", ["x.tif", "x", "x.png", "folder", "x.npz"])
+    @pytest.mark.parametrize("name", ["x.czi", "x", "x.png", "folder", "x.npz"])
     def test_unknown_formats(self, untouched, name):
         (untouched.path / "folder").mkdir()
         with untouched, pytest.raises(SinkError, match=r"suffix.*supported: \.npy"):

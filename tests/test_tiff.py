@@ -425,9 +425,10 @@ class TestSinkOptions:
         [("nope", "compression 'nope' is not known"), ("webp", "'webp' takes no float64")],
     )
     def test_compressions_that_are_not(self, tmp_path, compression, message):
-        sink = io.tiff.Sink(tmp_path / "x.tif", compression)
-        with pytest.raises(SinkError, match=message):
-            sink.create((3, 4, 5), np.dtype("f8"), "C")
+        for name in ("x.tif", "planes/<Z>.tif"):
+            sink = io.tiff.Sink(tmp_path / name, compression)
+            with pytest.raises(SinkError, match=message):
+                sink.create((3, 4, 5), np.dtype("f8"), "C")
         assert not list(tmp_path.iterdir())
 
     def test_what_is_read_again_is_compared(self, tmp_path, monkeypatch):

@@ -200,21 +200,21 @@ class Sink:
                 "use another dtype="
             )
         count = self._numbered(len(shape))
+        style = self._style(shape, dtype, count)
+        if self.compression is not None:
+            _check_style(self.location, shape, dtype, style)
         if count:
-            save = partial(_save, style=self._style(shape, dtype, count))
             return PlanesSink(
                 self.location,
                 shape,
                 dtype,
-                save=save,
+                save=partial(_save, style=style),
                 open_file=_member,
                 name=SERIES,
                 overwrite=self.overwrite,
             )
-        style = self._style(shape, dtype)
         if self.compression is None:
             return _create(self.location, shape, dtype, style, overwrite=self.overwrite)
-        _check_style(self.location, shape, dtype, style)
         return PackedSink(
             self.location,
             shape,
@@ -235,7 +235,7 @@ class Sink:
             )
         return len(names)
 
-    def _style(self, shape: tuple[int, ...], dtype: DType, count: int = 0) -> Style:
+    def _style(self, shape: tuple[int, ...], dtype: DType, count: int) -> Style:
         """Return how an array is written, or what is left of it behind its first axes."""
         metadata = self.metadata or {}
         if count:
@@ -258,15 +258,12 @@ def _open(
     path, status = find_file(location, "a TIFF file", writable=writable)
     file = (status.st_dev, status.st_ino)
     found = _look(location, path, file, series, level)
-    if found.pages is None:
-        address = Address(path, file, found.offset, found.shape, found.dtype, "C", writable)
-        return MappedSource(address, NAME, metadata=found.metadata)
-    if writable:
+    if writable and found.pages is not None:
         raise SinkError(
             f"{location} is compressed, or its planes do not lie one after the other, so that it "
             "cannot be written in place; give a new file, or io.tiff.Sink(path, overwrite=True)"
         )
-    return _paged(path, file, (series, level, False), found)
+    return _as_source(found, path, file, (series, level, False), writable=writable)
 
 
 def _member(path: str, series: int = 0, level: int = 0) -> MappedSource | PagedSource:
@@ -277,17 +274,22 @@ def _member(path: str, series: int = 0, level: int = 0) -> MappedSource | PagedS
         own, found = False, _look(path, path, file, series, level)
     except SourceError:
         own, found = True, _look(path, path, file, series, level, own=True)
+    return _as_source(found, path, file, (series, level, own))
+
+
+def _as_source(
+    found: Stack,
+    path: str,
+    file: tuple[int, int],
+    choice: tuple[int, int, bool],
+    *,
+    writable: bool = False,
+) -> MappedSource | PagedSource:
     if found.pages is None:
-        address = Address(path, file, found.offset, found.shape, found.dtype, "C")
+        address = Address(path, file, found.offset, found.shape, found.dtype, "C", writable)
         return MappedSource(address, NAME, metadata=found.metadata)
-    return _paged(path, file, (series, level, own), found)
-
-
-def _paged(
-    path: str, file: tuple[int, int], choice: tuple[int, int, bool], found: Stack
-) -> PagedSource:
-    address = PagedAddress(path, file, choice, found.shape, found.dtype, found.unit)
-    return PagedSource(address, _load, NAME, found.metadata, found.pages)
+    paged = PagedAddress(path, file, choice, found.shape, found.dtype, found.unit)
+    return PagedSource(paged, _load, NAME, found.metadata, found.pages)
 
 
 def _load(address: PagedAddress) -> Pages:
