@@ -72,7 +72,8 @@ class _Numcodec:
 
     def encode(self, data: Bytes) -> Bytes:
         """Return the bytes as they are stored."""
-        return self.codec.encode(np.frombuffer(data, f"V{self.itemsize}"))
+        whole = memoryview(data).nbytes % self.itemsize == 0
+        return self.codec.encode(np.frombuffer(data, f"V{self.itemsize if whole else 1}"))
 
     def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
         """Return what was encoded."""
