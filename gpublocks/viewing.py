@@ -13,8 +13,8 @@ import numpy as np
 
 from gpublocks.contracts import Array, Source
 from gpublocks.errors import ArgumentTypeError, PlanError
+from gpublocks.formats.files.metadata import axis_names
 from gpublocks.geometry import Range, Region
-from gpublocks.metadata import axis_names
 
 __all__ = ["BOX_BYTES", "SIDE", "Panel", "Scene", "maximum_panels", "plane_panels", "scene_of"]
 

@@ -248,7 +248,7 @@ def test_a_gpu_that_cannot_be_used_is_told_once(machine: Machine) -> None:
 
 def test_a_gpu_that_is_not_there_is_told_to_who_asks(machine: Machine) -> None:
     reason = bp.plan(np.sqrt, np.zeros(3)).executor_reason
-    assert reason.endswith("no NVIDIA driver found (libnvidia-ml.so.1): install one if there is a GPU")
+    assert "no NVIDIA driver found (libnvidia-ml.so.1): install one" in reason
     bp.plan(np.sqrt, np.zeros(3), device="auto", processes=2)
     bp.plan(np.sqrt, np.zeros(3), device="auto", executor="serial")
     with pytest.warns(RuntimeWarning, match="no GPU is used: no NVIDIA driver found") as caught:

@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 import gpublocks as gb
-from gpublocks import dataset_files, datasets, deflating, io
+from gpublocks import io
 from gpublocks.contracts import Reach
 from gpublocks.errors import (
     ArgumentTypeError,
@@ -33,6 +33,7 @@ from gpublocks.errors import (
     SinkError,
     SourceError,
 )
+from gpublocks.formats.hdf5 import dataset_files, datasets, deflating
 from gpublocks.geometry import Region
 from tests.contracts.headed import NewFileContract
 from tests.contracts.sources import (
@@ -956,7 +957,8 @@ class TestFullDisk:
 
 PACK = """
 import sys, time, numpy as np
-from gpublocks import deflating, io
+from gpublocks import io
+from gpublocks.formats.hdf5 import deflating
 from gpublocks.geometry import Region
 deflated = deflating.deflated
 def slowly(*given):

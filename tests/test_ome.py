@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import gpublocks as gb
-from gpublocks import boxed, io, metadata, ome, pyramid
+from gpublocks import io
 from gpublocks.contracts import Reach
 from gpublocks.errors import PlanError, SinkError, SourceError
+from gpublocks.formats.files import metadata
+from gpublocks.formats.zarr import boxed, ome, pyramid
 from gpublocks.geometry import Region
 from tests.contracts.sources import SourceContract, reference
 

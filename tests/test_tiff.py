@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpublocks as gb
-from gpublocks import io, styles
+from gpublocks import io
 from gpublocks.contracts import Reach
 from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
+from gpublocks.formats.tiff import styles
+from gpublocks.formats.tiff.planes import Numbering, find_planes
+from gpublocks.formats.tiff.segments import Paging
 from gpublocks.geometry import Region
-from gpublocks.planes import Numbering, find_planes
-from gpublocks.segments import Paging
 from tests.contracts.headed import NewFileContract
 from tests.contracts.sources import (
     REGIONS,

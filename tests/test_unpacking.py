@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import gpublocks as gb
-from gpublocks import compressed, unpacking
 from gpublocks.errors import SinkError, SourceError
+from gpublocks.formats.files import compressed
+from gpublocks.formats.files.mapping import find_file
+from gpublocks.formats.headed import unpacking
 from gpublocks.geometry import Region
-from gpublocks.mapping import find_file
 from tests.contracts.sources import READ, ends, reference, start
 
 VOXELS = reference("F").tobytes("A")

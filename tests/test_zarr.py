@@ -24,9 +24,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import gpublocks as gb
-from gpublocks import boxed, folder, io, zarr_layout
-from gpublocks.boxes import parts
-from gpublocks.coding import Coding
+from gpublocks import io
 from gpublocks.contracts import NewSink, Reach
 from gpublocks.errors import (
     ArgumentTypeError,
@@ -35,6 +33,10 @@ from gpublocks.errors import (
     SinkError,
     SourceError,
 )
+from gpublocks.formats.files import folder
+from gpublocks.formats.zarr import boxed, zarr_layout
+from gpublocks.formats.zarr.boxes import parts
+from gpublocks.formats.zarr.coding import Coding
 from gpublocks.geometry import Region
 from tests.contracts.sources import (
     REGIONS,

@@ -6,8 +6,8 @@ from inspect import signature
 from typing import Any
 
 from gpublocks import io
-from gpublocks.datasets import split_path
 from gpublocks.errors import PlanError, SinkError
+from gpublocks.formats.hdf5.datasets import split_path
 
 __all__ = ["add_options", "make_sink"]
 

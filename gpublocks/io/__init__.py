@@ -12,9 +12,9 @@ import numpy as np
 
 from gpublocks.arrays import is_cupy_array, is_device_array
 from gpublocks.contracts import Array, NewSink, Sink, Source
-from gpublocks.datasets import split_path
 from gpublocks.errors import ArgumentTypeError, DeviceError, SinkError, SourceError
-from gpublocks.mapping import MappedSource
+from gpublocks.formats.files.mapping import MappedSource
+from gpublocks.formats.hdf5.datasets import split_path
 
 if TYPE_CHECKING:
     from gpublocks.io import duck, hdf5, memmap, mhd, nifti, npy, nrrd, raw, sliced, sma, staged

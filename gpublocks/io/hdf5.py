@@ -1,7 +1,8 @@
 """Datasets in HDF5 files, and those of h5py. Touches local files.
 
 Numbers that are neither compressed nor cut into chunks are mapped into memory, read and written by
-any process, without the library. All others are a `gpublocks.dataset_source.DatasetSource`.
+any process, without the library. All others are read and written by
+`gpublocks.formats.hdf5.dataset_source`.
 """
 
 import errno
@@ -14,9 +15,20 @@ from typing import Any
 import numpy as np
 
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.dataset_files import ahead, chunk_shape, file_start, write_chunks
-from gpublocks.dataset_source import DatasetSource
-from gpublocks.datasets import (
+from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
+from gpublocks.formats.files.mapping import (
+    Address,
+    MappedSource,
+    check_length,
+    final_path,
+    find_file,
+    new_file,
+)
+from gpublocks.formats.files.packing import PackedSink
+from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.hdf5.dataset_files import ahead, chunk_shape, file_start, write_chunks
+from gpublocks.formats.hdf5.dataset_source import DatasetSource
+from gpublocks.formats.hdf5.datasets import (
     boxes,
     check_alone,
     common,
@@ -31,18 +43,7 @@ from gpublocks.datasets import (
     reading,
     split_path,
 )
-from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
 from gpublocks.geometry import Region
-from gpublocks.mapping import (
-    Address,
-    MappedSource,
-    check_length,
-    final_path,
-    find_file,
-    new_file,
-)
-from gpublocks.packing import PackedSink
-from gpublocks.partial import check_target
 
 __all__ = ["Sink", "Source", "wrap"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order
 from gpublocks.errors import ArgumentTypeError, SourceError
-from gpublocks.mapping import (
+from gpublocks.formats.files.mapping import (
     Address,
     MappedSource,
     check_length,
@@ -18,7 +18,7 @@ from gpublocks.mapping import (
     find_file,
     new_file,
 )
-from gpublocks.partial import check_target
+from gpublocks.formats.files.partial import check_target
 from gpublocks.voxels import byte_range, memory_order
 
 __all__ = ["Mapped", "Sink", "Source", "find"]

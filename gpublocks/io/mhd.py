@@ -15,8 +15,7 @@ import numpy as np
 
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import SinkError, SourceError
-from gpublocks.headers import array_shape, data_file, filler, read_start
-from gpublocks.mapping import (
+from gpublocks.formats.files.mapping import (
     Address,
     MappedSource,
     Unfinished,
@@ -25,9 +24,17 @@ from gpublocks.mapping import (
     find_file,
     new_file,
 )
-from gpublocks.partial import Partial, check_target, create_partial
-from gpublocks.placing import Vector, axis_labels, axis_spacings, in_space, placed, unit_name
-from gpublocks.unpacking import UnpackedSource, open_voxels
+from gpublocks.formats.files.partial import Partial, check_target, create_partial
+from gpublocks.formats.headed.headers import array_shape, data_file, filler, read_start
+from gpublocks.formats.headed.placing import (
+    Vector,
+    axis_labels,
+    axis_spacings,
+    in_space,
+    placed,
+    unit_name,
+)
+from gpublocks.formats.headed.unpacking import UnpackedSource, open_voxels
 
 __all__ = ["Sink", "Source"]
 

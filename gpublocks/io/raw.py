@@ -10,9 +10,16 @@ import numpy.typing as npt
 
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import ArgumentTypeError, PlanError, SourceError
-from gpublocks.headers import array_shape
-from gpublocks.mapping import Address, MappedSource, check_length, final_path, find_file, new_file
-from gpublocks.partial import check_target
+from gpublocks.formats.files.mapping import (
+    Address,
+    MappedSource,
+    check_length,
+    final_path,
+    find_file,
+    new_file,
+)
+from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.headed.headers import array_shape
 
 __all__ = ["Sink", "Source"]
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import PlanError
+from gpublocks.formats.files.metadata import of_part
 from gpublocks.geometry import Region
-from gpublocks.metadata import of_part
 from gpublocks.slicing import (
     Slicing,
     simplify,

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 from gpublocks import machine
-from gpublocks.calibration import along_files
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.directories import count_pages
 from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
-from gpublocks.filing import PlanesSink, check_planes
-from gpublocks.mapping import Address, MappedSource, check_room, final_path, find_file
-from gpublocks.metadata import of_part
-from gpublocks.packing import PackedSink
-from gpublocks.paged import PagedAddress, PagedSource, Pages
-from gpublocks.partial import check_target, create_partial, preallocate
-from gpublocks.planes import Numbering, has_placeholder, is_pattern
-from gpublocks.series import SeriesSource
-from gpublocks.stacks import Stack, find_stack
-from gpublocks.styles import Style, style_of
+from gpublocks.formats.files.mapping import Address, MappedSource, check_room, final_path, find_file
+from gpublocks.formats.files.metadata import of_part
+from gpublocks.formats.files.packing import PackedSink
+from gpublocks.formats.files.partial import check_target, create_partial, preallocate
+from gpublocks.formats.tiff.calibration import along_files
+from gpublocks.formats.tiff.directories import count_pages
+from gpublocks.formats.tiff.filing import PlanesSink, check_planes
+from gpublocks.formats.tiff.paged import PagedAddress, PagedSource, Pages
+from gpublocks.formats.tiff.planes import Numbering, has_placeholder, is_pattern
+from gpublocks.formats.tiff.series import SeriesSource
+from gpublocks.formats.tiff.stacks import Stack, find_stack
+from gpublocks.formats.tiff.styles import Style, style_of
 
 __all__ = ["Sink", "Source", "wrap"]
 

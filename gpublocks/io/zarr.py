@@ -1,7 +1,7 @@
 """Zarr arrays and OME-Zarr images, of version 2 and 3, sharded or not. Touches folders and URLs.
 
-Voxels of local arrays are read and written by `gpublocks.boxed`; those of remote ones, of other
-stores, and of rare codecs by the library.
+Voxels of local arrays are read and written by `gpublocks.formats.zarr.boxed`; those of remote ones,
+of other stores, and of rare codecs by the library.
 """
 
 import errno
@@ -15,17 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpublocks.boxed import BoxedSource, Pyramid
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import SinkError, SourceError
-from gpublocks.folder import PartialFolder, check_folder, create_folder
-from gpublocks.library import LibrarySource
-from gpublocks.mapping import final_path
-from gpublocks.metadata import coarser
-from gpublocks.ome import Level, attributes, check_axes, image_metadata, spatial
-from gpublocks.pyramid import Method, factors_of
-from gpublocks.zarr_layout import (
+from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
+from gpublocks.formats.files.mapping import final_path
+from gpublocks.formats.files.metadata import coarser
+from gpublocks.formats.hdf5.library import LibrarySource
+from gpublocks.formats.zarr.boxed import BoxedSource, Pyramid
+from gpublocks.formats.zarr.ome import Level, attributes, check_axes, image_metadata, spatial
+from gpublocks.formats.zarr.pyramid import Method, factors_of
+from gpublocks.formats.zarr.zarr_layout import (
     check_codec,
     chunks_within,
     codec_of,
@@ -36,7 +36,7 @@ from gpublocks.zarr_layout import (
     transposed,
     units_of,
 )
-from gpublocks.zarr_nodes import (
+from gpublocks.formats.zarr.zarr_nodes import (
     MARKS,
     Found,
     check_kind,

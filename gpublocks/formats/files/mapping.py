@@ -19,8 +19,8 @@ import numpy as np
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
+from gpublocks.formats.files.partial import create_partial, partial_path
 from gpublocks.geometry import Region
-from gpublocks.partial import create_partial, partial_path
 from gpublocks.voxels import (
     put,
     source_array,

@@ -13,8 +13,8 @@ import numpy as np
 
 from gpublocks.contracts import Extent, Reach
 from gpublocks.errors import ArgumentTypeError, PlanError, SourceError
-from gpublocks.metadata import checked
-from gpublocks.ome import levels_of
+from gpublocks.formats.files.metadata import checked
+from gpublocks.formats.zarr.ome import levels_of
 
 __all__ = [
     "MARKS",
@@ -45,7 +45,7 @@ class Found:
     location : str
         Absolute path of its folder without symbolic links; or a URL, or text for messages.
     metadata : mapping
-        What is told of it, see `gpublocks.metadata`.
+        What is told of it, see `gpublocks.formats.files.metadata`.
     levels : int
         Of the image of which it is one.
     is_local : bool

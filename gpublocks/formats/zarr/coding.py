@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.bytecodecs import Bytes, Checksum, Step, step_of
 from gpublocks.contracts import Array, DType
+from gpublocks.formats.zarr.bytecodecs import Bytes, Checksum, Step, step_of
 
 __all__ = ["Coding", "Sharding", "coding_of"]
 

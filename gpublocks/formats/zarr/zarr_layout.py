@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.boxes import Store
-from gpublocks.coding import Coding, Sharding, coding_of
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import SinkError
+from gpublocks.formats.zarr.boxes import Store
+from gpublocks.formats.zarr.coding import Coding, Sharding, coding_of
 
 __all__ = [
     "Codec",

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks import deflating
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
-from gpublocks.datasets import (
+from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
+from gpublocks.formats.files.mapping import check_room, stamp
+from gpublocks.formats.files.picking import source_getitem, source_setitem
+from gpublocks.formats.hdf5 import deflating
+from gpublocks.formats.hdf5.datasets import (
     Place,
     boxes,
     common,
@@ -27,10 +30,7 @@ from gpublocks.datasets import (
     reason,
     writing,
 )
-from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
 from gpublocks.geometry import Region
-from gpublocks.mapping import check_room, stamp
-from gpublocks.picking import source_getitem, source_setitem
 from gpublocks.voxels import (
     source_array,
     source_info,

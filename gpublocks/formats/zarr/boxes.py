@@ -14,10 +14,10 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.budget import format_bytes
-from gpublocks.coding import MISSING, Coding, Sharding, coding_of
-from gpublocks.confined import Confined, exactly
 from gpublocks.contracts import Array, DType, Order
 from gpublocks.errors import SourceError
+from gpublocks.formats.files.confined import Confined, exactly
+from gpublocks.formats.zarr.coding import MISSING, Coding, Sharding, coding_of
 from gpublocks.geometry import Region
 
 __all__ = ["Store", "parts"]
@@ -50,7 +50,7 @@ class Store:
     key : (str, str)
         What names of files begin with, and what stands between their numbers.
     codecs : str
-        See `gpublocks.coding.coding_of`.
+        See `gpublocks.formats.zarr.coding.coding_of`.
     """
 
     path: str

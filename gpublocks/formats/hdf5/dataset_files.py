@@ -12,12 +12,12 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from gpublocks import deflating
 from gpublocks.contracts import Array, DType
-from gpublocks.datasets import boxes, h5py_library
+from gpublocks.formats.files.mapping import check_room
+from gpublocks.formats.hdf5 import deflating
+from gpublocks.formats.hdf5.datasets import boxes, h5py_library
 from gpublocks.geometry import Region
 from gpublocks.machine import cpu_count
-from gpublocks.mapping import check_room
 
 __all__ = ["ahead", "chunk_shape", "file_start", "write_chunks"]
 

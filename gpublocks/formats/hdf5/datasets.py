@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks import deflating
 from gpublocks.contracts import DType
 from gpublocks.errors import GpublocksError, SinkError, SourceError
+from gpublocks.formats.hdf5 import deflating
 from gpublocks.geometry import Region
 
 __all__ = [

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from gpublocks.calibration import as_imagej, as_json, as_ome, letters
 from gpublocks.contracts import DType
 from gpublocks.errors import SinkError
+from gpublocks.formats.tiff.calibration import as_imagej, as_json, as_ome, letters
 
 __all__ = ["Style", "style_of"]
 

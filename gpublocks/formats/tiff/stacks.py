@@ -12,7 +12,10 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.budget import format_bytes
-from gpublocks.calibration import (
+from gpublocks.contracts import Array, DType
+from gpublocks.errors import SourceError
+from gpublocks.formats.files.mapping import check_length
+from gpublocks.formats.tiff.calibration import (
     from_imagej,
     from_json,
     from_ome,
@@ -20,11 +23,8 @@ from gpublocks.calibration import (
     planes_in_ome,
     scaled,
 )
-from gpublocks.contracts import Array, DType
-from gpublocks.errors import SourceError
-from gpublocks.mapping import check_length
-from gpublocks.paged import Pages
-from gpublocks.segments import Paging
+from gpublocks.formats.tiff.paged import Pages
+from gpublocks.formats.tiff.segments import Paging
 
 __all__ = ["Stack", "find_stack"]
 

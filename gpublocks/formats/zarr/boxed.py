@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from gpublocks import machine
-from gpublocks.boxes import Store
 from gpublocks.concurrency import Threads
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.crew import Crew
 from gpublocks.errors import PlanError, SinkError, SourceError
-from gpublocks.folder import PartialFolder, sync_files
+from gpublocks.formats.files.folder import PartialFolder, sync_files
+from gpublocks.formats.files.mapping import stamp
+from gpublocks.formats.files.picking import enclosing, source_getitem, source_setitem
+from gpublocks.formats.zarr.boxes import Store
+from gpublocks.formats.zarr.pyramid import Method, coarser_tasks, factors_of, task_bytes
 from gpublocks.geometry import Region
-from gpublocks.mapping import stamp
-from gpublocks.picking import enclosing, source_getitem, source_setitem
-from gpublocks.pyramid import Method, coarser_tasks, factors_of, task_bytes
 from gpublocks.voxels import (
     source_array,
     source_info,

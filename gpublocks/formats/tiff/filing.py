@@ -14,11 +14,11 @@ import numpy as np
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach, Source
 from gpublocks.errors import SinkError
-from gpublocks.folder import PartialFolder, check_folder, create_folder, sync_files
+from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder, sync_files
+from gpublocks.formats.files.partial import partial_path
+from gpublocks.formats.files.picking import source_getitem, source_setitem, target
+from gpublocks.formats.tiff.planes import Numbering, has_placeholder, planes_of
 from gpublocks.geometry import Region
-from gpublocks.partial import partial_path
-from gpublocks.picking import source_getitem, source_setitem, target
-from gpublocks.planes import Numbering, has_placeholder, planes_of
 from gpublocks.voxels import (
     source_array,
     source_info,
@@ -45,7 +45,7 @@ class PlanesSink:
     Parameters
     ----------
     location : str
-        Absolute path of which the last part has placeholders, see `gpublocks.planes`.
+        Absolute path of which the last part has placeholders, see `gpublocks.formats.tiff.planes`.
     shape : tuple of int
         An axis for each placeholder, then those of a plane.
     dtype : dtype

@@ -10,9 +10,9 @@ from typing import Any
 
 from gpublocks.contracts import Array, DType, Extent, Order
 from gpublocks.errors import SinkError
+from gpublocks.formats.files.mapping import check_room, new_file
+from gpublocks.formats.files.partial import check_target, partial_path
 from gpublocks.geometry import Region
-from gpublocks.mapping import check_room, new_file
-from gpublocks.partial import check_target, partial_path
 from gpublocks.voxels import (
     source_array,
     source_info,

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.boxed import target
-from gpublocks.boxes import parts
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
+from gpublocks.formats.files.picking import source_getitem, source_setitem
+from gpublocks.formats.zarr.boxed import target
+from gpublocks.formats.zarr.boxes import parts
 from gpublocks.geometry import Region
-from gpublocks.picking import source_getitem, source_setitem
 from gpublocks.voxels import (
     source_array,
     source_info,

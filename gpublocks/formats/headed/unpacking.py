@@ -17,11 +17,11 @@ from math import prod
 from typing import Any, BinaryIO
 
 from gpublocks.budget import format_bytes
-from gpublocks.compressed import Codec, pieces
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
+from gpublocks.formats.files.compressed import Codec, pieces
+from gpublocks.formats.files.mapping import Address, MappedSource, check_length, stamp
 from gpublocks.geometry import Region
-from gpublocks.mapping import Address, MappedSource, check_length, stamp
 from gpublocks.voxels import (
     array_at,
     source_array,

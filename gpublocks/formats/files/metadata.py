@@ -1,7 +1,7 @@
 """What sources tell of their voxels beside shape and type, carried to parts and levels. Pure.
 
-It is a mapping, see `gpublocks.placing.placed`: ``axes``, ``spacing``, ``units`` for each axis, and
-here ``translation``, which is where along each axis the middle of the first voxel is.
+It is a mapping, see `gpublocks.formats.headed.placing.placed`: ``axes``, ``spacing``, ``units`` for
+each axis, and here ``translation``, where along each axis the middle of the first voxel is.
 """
 
 from collections.abc import Mapping, Sequence

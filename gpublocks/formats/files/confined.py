@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 
 from gpublocks.errors import SinkError, SourceError
-from gpublocks.partial import partial_path
+from gpublocks.formats.files.partial import partial_path
 
 __all__ = ["Confined", "exactly"]
 

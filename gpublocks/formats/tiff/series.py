@@ -10,10 +10,10 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach, Source
 from gpublocks.errors import SourceError
+from gpublocks.formats.files.mapping import stamp
+from gpublocks.formats.files.picking import source_getitem, target
+from gpublocks.formats.tiff.planes import find_planes, planes_of
 from gpublocks.geometry import Region
-from gpublocks.mapping import stamp
-from gpublocks.picking import source_getitem, target
-from gpublocks.planes import find_planes, planes_of
 from gpublocks.voxels import (
     source_array,
     source_info,
@@ -35,7 +35,7 @@ class SeriesSource:
     Parameters
     ----------
     location : str
-        Absolute path with placeholders or wildcards, see `gpublocks.planes`.
+        Absolute path with placeholders or wildcards, see `gpublocks.formats.tiff.planes`.
     open_file : callable
         A function of a module that returns the source of one file.
     name : str

@@ -1,7 +1,7 @@
 """Axes and spacing of voxels in the words of TIFF's tags, ImageJ, OME and tifffile. Pure.
 
-In this package they are as `gpublocks.placing.placed` has them. The formats here name each axis by
-a capital letter.
+In this package they are as `gpublocks.formats.headed.placing.placed` has them. The formats here
+name each axis by a capital letter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from math import isfinite
 from typing import Any
 from xml.etree import ElementTree
 
-from gpublocks.metadata import checked
-from gpublocks.placing import placed, unit_name
+from gpublocks.formats.files.metadata import checked
+from gpublocks.formats.headed.placing import placed, unit_name
 
 __all__ = [
     "along_files",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpublocks.errors import PlanError, SinkError, SourceError
-from gpublocks.metadata import axis_names, checked
-from gpublocks.placing import unit_name
+from gpublocks.formats.files.metadata import axis_names, checked
+from gpublocks.formats.headed.placing import unit_name
 
 __all__ = ["Level", "attributes", "check_axes", "image_metadata", "levels_of", "spatial"]
 

@@ -16,7 +16,7 @@ from itertools import islice
 from gpublocks.concurrency import Threads
 from gpublocks.crew import Crew
 from gpublocks.errors import SinkError
-from gpublocks.partial import partial_path
+from gpublocks.formats.files.partial import partial_path
 
 __all__ = ["PartialFolder", "check_folder", "create_folder", "sync_files"]
 

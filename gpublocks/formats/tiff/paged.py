@@ -11,10 +11,10 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SourceError
+from gpublocks.formats.files.mapping import stamp
+from gpublocks.formats.files.picking import source_getitem, target
+from gpublocks.formats.tiff.segments import Paging, Part
 from gpublocks.geometry import Region
-from gpublocks.mapping import stamp
-from gpublocks.picking import source_getitem, target
-from gpublocks.segments import Paging, Part
 from gpublocks.voxels import (
     source_array,
     source_info,

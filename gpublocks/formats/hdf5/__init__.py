@@ -1,0 +1,1 @@
+"""HDF5: datasets that are mapped, inflated or read by its library. Touches local files."""

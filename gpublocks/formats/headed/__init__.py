@@ -1,0 +1,1 @@
+"""Voxels behind a small header: NRRD, MetaImage, NIfTI. Touches local files."""
