@@ -295,7 +295,7 @@ def process(
     casting : str, optional
         A rule of `numpy.can_cast` for existing sinks and `dtype`. By default values are cast like
         assignment casts them, and a value that an integer sink cannot hold is an error.
-    mask : array of bool, optional
+    mask : array of bool or path, optional
         A mask at an integer fraction of the source's resolution: along an axis of n voxels it has
         ``ceil(n / f)`` for some f, as ``source[::f]`` has. Blocks with nothing inside are not
         computed; their voxels of the sinks become zero.

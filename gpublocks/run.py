@@ -99,6 +99,8 @@ class TaskRun:
                     created[0].sync()
                     created[0].finish()
                     del created[0]
+                for sink in self.sinks:
+                    sink.finish()
         finally:
             with ExitStack() as stack:
                 for sink in created:

@@ -52,6 +52,8 @@ _THREADS = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
+    "BLOSC_NTHREADS",
+    "TIFFFILE_NUM_THREADS",
 )
 # Nothing may be imported before the path is that of the parent: the current folder comes first
 # in the path of `python -c`, and a file in it could take the place of a standard module.

@@ -69,7 +69,7 @@ def make_sink(options: Namespace, *, in_place: bool) -> Any:
         if in_place and not given:
             return path
         raise SinkError(f"{file} exists; give --overwrite to replace it, or another name")
-    module = io.WRITERS.get(io._suffix(path))
+    module = io.WRITERS.get(io.suffix_of(path))
     if module is None:
         return io.as_sink(path)
     make = getattr(io, module).Sink
@@ -86,7 +86,7 @@ def make_sink(options: Namespace, *, in_place: bool) -> Any:
 
 def _refusal(name: str, path: str, taken: list[str]) -> str:
     others = ", ".join(taken) if taken else "none of these options"
-    return f"{_flag(name)} is not for {io._suffix(path)}, which takes {others}"
+    return f"{_flag(name)} is not for {io.suffix_of(path)}, which takes {others}"
 
 
 def _value(name: str, text: str) -> Any:

@@ -40,7 +40,7 @@ def _opened(path: str, level: str | None) -> Source:
     if level is None:
         return io.as_source(path)
     number = _number("--level", level)
-    module = io.READERS.get(io._suffix(path))
+    module = io.READERS.get(io.suffix_of(path))
     make: Any = getattr(io, module).Source if module else io.as_source
     if "level" not in signature(make).parameters:
         raise PlanError(f"--level is for OME-Zarr and TIFF files, not for {path}")

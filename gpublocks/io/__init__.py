@@ -58,6 +58,7 @@ __all__ = [
     "staged",
     "tiff",
     "zarr",
+    "suffix_of",
 ]
 
 READERS = {
@@ -248,7 +249,7 @@ def _source_of_array(array: Array) -> Source:
 
 def _source_of_path(path: str | bytes, *, writable: bool) -> Source:
     path = os.fsdecode(path)
-    module = READERS.get(_suffix(path))
+    module = READERS.get(suffix_of(path))
     if module is not None:
         return _module(module).Source(path, writable=writable)  # type: ignore[no-any-return]
     if "\0" in path or not os.path.exists(split_path(path)[0]):
@@ -264,7 +265,7 @@ def _sink_of_path(path: str | bytes) -> Sink | NewSink:
         except SourceError as error:
             numbered = [] if error.errno is None else [error.errno]
             raise SinkError(*numbered, f"cannot write into it: {error}") from error
-    module = WRITERS.get(_suffix(path))
+    module = WRITERS.get(suffix_of(path))
     if module is None:
         raise SinkError(f"{path!r} {_unsupported(path, WRITERS)}")
     sink = _module(module).Sink(path)
@@ -286,7 +287,7 @@ def _check_strides(array: Array) -> None:
         inner += (length - 1) * stride
 
 
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
     """Return how a name ends, in small letters: ``'.npy'``, ``'.nii.gz'``.
 
     Whatever is in a folder of Zarr is of that format.
@@ -298,7 +299,7 @@ def _suffix(path: str) -> str:
 
 
 def _unsupported(path: str, formats: dict[str, str]) -> str:
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     folder = "is a directory and " if os.path.isdir(path) else ""
     what = f"has the suffix {suffix!r}" if suffix else "has no suffix"
     supported = ", ".join(known for known in formats if known != ".npz")
