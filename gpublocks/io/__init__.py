@@ -56,9 +56,9 @@ __all__ = [
     "sliced",
     "sma",
     "staged",
+    "suffix_of",
     "tiff",
     "zarr",
-    "suffix_of",
 ]
 
 READERS = {
