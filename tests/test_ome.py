@@ -16,6 +16,7 @@ from gpublocks.errors import PlanError, SinkError, SourceError
 from gpublocks.formats.files import metadata
 from gpublocks.formats.zarr import boxed, ome, pyramid
 from gpublocks.geometry import Region
+from gpublocks.results import described
 from tests.contracts.sources import SourceContract, reference
 
 zarr = pytest.importorskip("zarr")
@@ -471,6 +472,15 @@ class TestCarriedOver:
             executor="serial",
         )
         assert scales(image(tmp_path / "y.ome.zarr")[0]) == [[[1, 1, 1]]]
+
+    def test_only_to_sinks_that_have_a_place_for_it(self, source, tmp_path):
+        told = io.as_source(source)
+        sink = io.zarr.Sink(tmp_path / "y.zarr")
+        assert described(sink, told, (2, 8, 6, 4)).metadata == told.metadata
+        assert described(sink, told, (2, 8, 6)) is sink
+        assert described(sink, io.as_source(np.zeros((2, 3, 4, 5))), (2, 3, 4, 5)) is sink
+        plain = io.memmap.Sink(tmp_path / "y.npy")
+        assert described(plain, told, (2, 8, 6, 4)) is plain
 
     def test_plain_arrays_keep_names(self, source, tmp_path):
         gb.process(np.invert, source, tmp_path / "y.zarr", overlap=0, executor="serial")

@@ -113,11 +113,10 @@ class LibrarySource:
             If the library cannot read it; the message names the chunk.
         """
         given = target(self, region, out)
-        if region.size:
-            try:
-                np.copyto(given, self._array[region.slices], casting="unsafe")
-            except Exception as error:
-                raise self._explained(region, error) from error
+        try:
+            np.copyto(given, self._array[region.slices], casting="unsafe")
+        except Exception as error:
+            raise self._explained(region, error) from error
         return given
 
     def write(self, region: Region, array: Array) -> None:
