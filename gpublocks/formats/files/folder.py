@@ -63,6 +63,9 @@ class PartialFolder:
         try:
             if exists and not self.overwrite:
                 raise SinkError(errno.EEXIST, f"{self.final} appeared during the run; {kept}")
+            if os.name == "nt":
+                # Windows moves no folder in which a file is open.
+                self._unlock()
             if exists:
                 os.rename(self.final, aside)
             os.rename(self.path, self.final)
