@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu
+from benchmarks import chunked, gpu
 from gpublocks import bench, machine
 from gpublocks.budget import parse_bytes
 
@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     if given.command == "gpu":
         return _measure_gpu(given)
+    if given.command == "chunked":
+        return _measure_chunked(given)
     cases = bench.cases(quick=given.quick)
     if given.command == "list":
         for case in cases:
@@ -62,6 +64,18 @@ def _measure_gpu(given: argparse.Namespace) -> int:
     return 1 if any(part["status"] in gpu.FAILED for part in results["parts"]) else 0
 
 
+def _measure_chunked(given: argparse.Namespace) -> int:
+    """Measure a job from Zarr to Zarr."""
+    if not _has_folder(given.output):
+        return 2
+    found = chunked.measure(given.planes, given.folder)
+    results = {"commit": _commit(), **bench.facts(), "chunked": found}
+    if given.output is not None:
+        given.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(chunked.as_text(found))
+    return 0
+
+
 def _has_folder(output: Path | None) -> bool:
     """Tell whether a file can be written there, and say so if not."""
     found = output is None or output.absolute().parent.is_dir()
@@ -82,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--rounds", type=_count, help="measure everything so often")
     run.add_argument("--folder", type=Path, help="where the temporary volumes go (3 GB)")
     run.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
+    pieces = commands.add_parser("chunked", help="measure a Gaussian from Zarr to Zarr (2 minutes)")
+    pieces.add_argument("--planes", type=_count, default=1024, help="of 2 MB; a multiple of 256")
+    pieces.add_argument("--folder", type=Path, help="where the temporary volumes go (5 GB)")
+    pieces.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
     on_gpu = commands.add_parser("gpu", help="measure all that is worth it on a GPU (8 minutes)")
     on_gpu.add_argument("--quick", action="store_true", help="small volumes (90 seconds)")
     on_gpu.add_argument("--budget", type=_count, help="seconds for everything")

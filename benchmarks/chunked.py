@@ -1,0 +1,167 @@
+"""``python -m benchmarks chunked``: a Gaussian from Zarr to Zarr. Touches files, processes.
+
+The whole job with two processes against its parts done alone by two threads: decoding with zarr,
+filtering in memory, encoding with zarr.
+"""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from gpublocks import plan, process
+
+__all__ = ["as_text", "measure"]
+
+_SIDE = 64
+_PLANE = 1024
+_WORKERS = 2
+_FILTERED = 128
+"""Planes that one thread filters at once, where filtering is measured alone."""
+_PAUSE_SECONDS = 0.05
+
+
+def measure(planes: int, folder: Path | None = None) -> dict[str, Any]:
+    """Return times in seconds, ratios and bytes.
+
+    Parameters
+    ----------
+    planes : int
+        Length of the volume of (planes, 1024, 1024) uint16 in chunks of 64^3; a multiple of 128.
+    folder : Path, optional
+        Where temporary volumes go, some five bytes a voxel.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    place = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        source, sink = str(place / "source.zarr"), str(place / "sink.zarr")
+        array = _volume(source, planes)
+        planned = plan(gaussian_filter, source, sink, sigma=2, halo=8, processes=_WORKERS)
+        with _peak_memory() as peak:
+            ours = _seconds(
+                lambda: process(gaussian_filter, source, sink, sigma=2, halo=8, processes=_WORKERS)
+            )
+        slabs = range(0, planes, _SIDE)
+        decode = _seconds(lambda: _all(lambda k: array[k : k + _SIDE], slabs))
+        voxels = array[: 2 * _FILTERED]
+        filtered = _seconds(
+            lambda: _all(lambda k: gaussian_filter(voxels[k : k + _FILTERED], 2), (0, _FILTERED))
+        ) * (planes / len(voxels))
+        encode = _encode(str(place / "alone.zarr"), gaussian_filter(voxels, 2)) * (
+            planes / len(voxels)
+        )
+        parts = decode + filtered + encode
+        return {
+            "shape": [planes, _PLANE, _PLANE],
+            "seconds": {"ours": ours, "decode": decode, "filter": filtered, "encode": encode},
+            "ours_to_parts": ours / parts,
+            "planned_decoded_to_array": planned.to_dict()["decoded"],
+            "peak_bytes": peak[0],
+            "planned_peak_bytes": planned.peak_bytes,
+        }
+    finally:
+        shutil.rmtree(place)
+
+
+def _volume(path: str, planes: int) -> Any:
+    """Create an array of blurred noise with a little more of it, which compresses like an image."""
+    import zarr
+    from scipy.ndimage import gaussian_filter
+    from zarr.codecs import ZstdCodec
+
+    array = zarr.create_array(
+        path,
+        shape=(planes, _PLANE, _PLANE),
+        chunks=(_SIDE,) * 3,
+        dtype="u2",
+        compressors=ZstdCodec(level=1),
+    )
+    random = np.random.default_rng(0)
+    base = 500 + 3000 * gaussian_filter(random.normal(size=(_SIDE, 128, 128)), 2)
+    for k in range(0, planes, _SIDE):
+        noise = random.normal(size=(_SIDE, _PLANE, _PLANE)) * 8
+        array[k : k + _SIDE] = np.clip(np.tile(base, (1, 8, 8)) + noise, 0, 65535).astype("u2")
+    return array
+
+
+def _encode(path: str, voxels: Any) -> float:
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    array = zarr.create_array(
+        path,
+        shape=voxels.shape,
+        chunks=(_SIDE,) * 3,
+        dtype="u2",
+        compressors=ZstdCodec(level=1),
+    )
+
+    def store(k: int) -> None:
+        array[k : k + _SIDE] = voxels[k : k + _SIDE]
+
+    return _seconds(lambda: _all(store, range(0, len(voxels), _SIDE)))
+
+
+def _all(task: Callable[[int], Any], starts: Iterable[int]) -> None:
+    with ThreadPoolExecutor(_WORKERS) as threads:
+        list(threads.map(task, starts))
+
+
+def _seconds(task: Callable[[], Any]) -> float:
+    start = perf_counter()
+    task()
+    return perf_counter() - start
+
+
+@contextmanager
+def _peak_memory() -> Any:
+    """Give a list of the most memory that this process and its workers take beyond now."""
+    import psutil
+
+    me, over, peak = psutil.Process(), threading.Event(), [0]
+    before = _private(me)
+
+    def watch() -> None:
+        while not over.wait(_PAUSE_SECONDS):
+            everybody = [me, *me.children(recursive=True)]
+            peak[0] = max(peak[0], sum(map(_private, everybody)) - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _private(process: Any) -> int:
+    """Return anonymous and shared memory of a process, not file pages; what workers share twice."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    kinds = [line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
+    return sum(int(words[1]) for words in kinds) * 1024
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return the figures as lines."""
+    seconds = found["seconds"]
+    alone = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "ours")
+    return (
+        f"gaussian over {found['shape']} uint16, Zarr to Zarr: "
+        f"{seconds['ours']:.1f} s; alone: {alone}\n"
+        f"ratio to the sum of the parts {found['ours_to_parts']:.2f} (bound 1.10), "
+        f"planned to decode {found['planned_decoded_to_array']:.2f} of the array (bound 1.15)\n"
+        f"peak {found['peak_bytes'] / 1e6:.0f} MB, "
+        f"planned {found['planned_peak_bytes'] / 1e6:.0f} MB"
+    )
