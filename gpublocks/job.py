@@ -111,7 +111,12 @@ class Job:
     def reads(self, cell: Cell, size: int) -> list[list[Region]]:
         """Return for each source to be copied the regions, of some `size` bytes, of a cell."""
         return [
-            pieces(cell.read_in(s.shape), max(1, size // s.dtype.itemsize), s.order, s.unit)
+            pieces(
+                cell.read_in(s.shape),
+                max(1, size // s.dtype.itemsize),
+                s.order,
+                getattr(s, "read_unit", s.unit),
+            )
             for s in copied(self.sources)
         ]
 
