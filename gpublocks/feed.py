@@ -48,11 +48,6 @@ class Work:
     halvings: int = 0
     losses: int = 0
 
-    @property
-    def refused(self) -> bool:
-        """Whether nobody is to do the whole cell any more."""
-        return self.whole.refused
-
 
 class Feed:
     """One queue of cells for everybody who can do them.
@@ -115,7 +110,7 @@ class Feed:
             whole = work.whole
             whole.done.append(event)
             whole.parts -= 1
-            return _together(whole) if not whole.parts and not whole.refused else None
+            return None if whole.parts else _together(whole)
 
     def give_back(self, work: Work, *instead: Work) -> None:
         """Put something back to be done next, as other works, or not at all if there are none."""

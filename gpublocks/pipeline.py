@@ -180,9 +180,7 @@ class Pipeline:
             work = self._feed.take()
             if work is None:
                 return
-            if work.refused:
-                self._feed.give_back(work)
-            elif not self._fits(work.cell):
+            if not self._fits(work.cell):
                 self._leave(work)
             else:
                 item = _Item(work, started=perf_counter())
