@@ -4,12 +4,11 @@ The whole job with two processes against its parts done alone by two threads: de
 filtering in memory, encoding with zarr.
 """
 
+import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpublocks import plan, process
+from gpublocks.bench.memory import Peak
 
 __all__ = ["as_text", "measure"]
 
@@ -25,7 +25,6 @@ _PLANE = 1024
 _WORKERS = 2
 _FILTERED = 128
 """Planes that one thread filters at once, where filtering is measured alone."""
-_PAUSE_SECONDS = 0.05
 
 
 def measure(planes: int, folder: Path | None = None) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def measure(planes: int, folder: Path | None = None) -> dict[str, Any]:
         source, sink = str(place / "source.zarr"), str(place / "sink.zarr")
         array = _volume(source, planes)
         planned = plan(gaussian_filter, source, sink, sigma=2, halo=8, processes=_WORKERS)
-        with _peak_memory() as peak:
+        with Peak(os.getpid()) as peak:
             ours = _seconds(
                 lambda: process(gaussian_filter, source, sink, sigma=2, halo=8, processes=_WORKERS)
             )
@@ -64,7 +63,7 @@ def measure(planes: int, folder: Path | None = None) -> dict[str, Any]:
             "seconds": {"ours": ours, "decode": decode, "filter": filtered, "encode": encode},
             "ours_to_parts": ours / parts,
             "planned_decoded_to_array": planned.to_dict()["decoded"],
-            "peak_bytes": peak[0],
+            "peak_bytes": peak.bytes,
             "planned_peak_bytes": planned.peak_bytes,
         }
     finally:
@@ -119,38 +118,6 @@ def _seconds(task: Callable[[], Any]) -> float:
     start = perf_counter()
     task()
     return perf_counter() - start
-
-
-@contextmanager
-def _peak_memory() -> Any:
-    """Give a list of the most memory that this process and its workers take beyond now."""
-    import psutil
-
-    me, over, peak = psutil.Process(), threading.Event(), [0]
-    before = _private(me)
-
-    def watch() -> None:
-        while not over.wait(_PAUSE_SECONDS):
-            everybody = [me, *me.children(recursive=True)]
-            peak[0] = max(peak[0], sum(map(_private, everybody)) - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        watcher.join()
-
-
-def _private(process: Any) -> int:
-    """Return anonymous and shared memory of a process, not file pages; what workers share twice."""
-    try:
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    kinds = [line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
-    return sum(int(words[1]) for words in kinds) * 1024
 
 
 def as_text(found: dict[str, Any]) -> str:
