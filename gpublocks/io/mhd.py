@@ -24,7 +24,7 @@ from gpublocks.formats.files.mapping import (
     find_file,
     new_file,
 )
-from gpublocks.formats.files.partial import Partial, check_target, create_partial
+from gpublocks.formats.files.partial import Partial, check_target, create_partial, sync_path
 from gpublocks.formats.headed.headers import array_shape, data_file, filler, read_start
 from gpublocks.formats.headed.placing import (
     Vector,
@@ -226,11 +226,7 @@ class _Pair:
             # An old header must never describe new voxels.
             with suppress(FileNotFoundError):
                 os.unlink(self.header.final)
-        fd = os.open(self.header.path, os.O_RDWR)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_path(self.header.path)
         self.data.rename()
         self.header.rename()
 

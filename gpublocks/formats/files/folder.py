@@ -16,7 +16,7 @@ from itertools import islice
 from gpublocks.concurrency import Threads
 from gpublocks.crew import Crew
 from gpublocks.errors import SinkError
-from gpublocks.formats.files.partial import partial_path
+from gpublocks.formats.files.partial import check_parent, lock_file, partial_path, sync_path
 
 __all__ = ["PartialFolder", "check_folder", "create_folder", "sync_files"]
 
@@ -71,7 +71,7 @@ class PartialFolder:
             os.rename(self.path, self.final)
             os.unlink(os.path.join(self.final, _LOCK))
             if os.name != "nt":
-                _sync(os.path.dirname(self.final))
+                sync_path(os.path.dirname(self.final))
         except SinkError:
             raise
         except OSError as error:
@@ -104,12 +104,7 @@ def check_folder(final: str, marks: Iterable[str], *, overwrite: bool, advice: s
     advice : str
         How to ask for that.
     """
-    parent = os.path.dirname(final)
-    if not os.path.isdir(parent):
-        raise SinkError(errno.ENOENT, f"cannot create {final}: no folder {parent}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        user = f" (uid {os.getuid()})" if hasattr(os, "getuid") else ""
-        raise SinkError(errno.EACCES, f"cannot create {final}: Permission denied{user}")
+    check_parent(final)
     if os.path.lexists(final) and not overwrite:
         raise SinkError(errno.EEXIST, f"{final} exists; {advice}")
     if os.path.lexists(final) and not any(os.path.lexists(f"{final}/{mark}") for mark in marks):
@@ -146,7 +141,7 @@ def create_folder(final: str, *, overwrite: bool) -> PartialFolder:
         flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | flags, 0o666)
         try:
-            _lock(fd, lock, path)
+            lock_file(fd, lock, path)
             for name in os.listdir(path):
                 if name != _LOCK:
                     _remove(os.path.join(path, name))
@@ -177,7 +172,7 @@ def sync_files(path: str, *, deep: bool = True) -> None:
     crew = Crew(_THREADS, Threads())
     try:
         while batch := list(islice(found, _BATCH)):
-            crew.do([partial(_sync, entry) for entry in batch])
+            crew.do([partial(sync_path, entry) for entry in batch])
     finally:
         crew.close()
 
@@ -194,14 +189,6 @@ def _walk(path: str, *, deep: bool) -> Iterator[str]:
         yield from folders
 
 
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _may_take(path: str) -> bool:
     """Tell whether a folder of a partial name is that of a run, or empty."""
     status = os.lstat(path)
@@ -209,21 +196,6 @@ def _may_take(path: str) -> bool:
         return False
     names = os.listdir(path)
     return not names or _LOCK in names
-
-
-def _lock(fd: int, lock: str, path: str) -> None:
-    """Lock a folder for as long as its lock is open, and make sure that it is still there."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = os.path.samestat(os.fstat(fd), os.lstat(lock))
-    except (BlockingIOError, FileNotFoundError):
-        same = False
-    if not same:
-        raise SinkError(errno.EBUSY, f"another run is writing {path}; wait for it or stop it")
 
 
 def _aside(final: str) -> str:

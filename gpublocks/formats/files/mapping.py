@@ -19,7 +19,7 @@ import numpy as np
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
-from gpublocks.formats.files.partial import create_partial, partial_path
+from gpublocks.formats.files.partial import create_partial, partial_path, sync_path
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
     put,
@@ -38,6 +38,7 @@ __all__ = [
     "Unfinished",
     "check_length",
     "check_room",
+    "check_unchanged",
     "final_path",
     "find_file",
     "new_file",
@@ -258,11 +259,7 @@ class MappedSource:
         try:
             if self._map is not None:
                 self._map.flush()
-            fd = os.open(self.location, os.O_RDWR)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_path(self.location)
         except OSError as error:
             raise SinkError(
                 error.errno, f"cannot make {self.location} durable: {error.strerror}"
@@ -304,11 +301,7 @@ class MappedSource:
         SourceError
             If its size or time of change differ, or it was replaced.
         """
-        if stamp(self.location) != self._stamp:
-            raise SourceError(
-                f"{self.location} changed (time, size or file) since it was opened; "
-                "results computed from it are not of one state"
-            )
+        check_unchanged(self.location, self._stamp)
 
     def __getitem__(self, slicing: Any) -> Any:
         return self.array[slicing]
@@ -437,6 +430,15 @@ def stamp(path: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(path: str, known: tuple[int, ...] | None) -> None:
+    """Raise `SourceError` if a file is not the one whose `stamp` is known."""
+    if stamp(path) != known:
+        raise SourceError(
+            f"{path} changed (time, size or file) since it was opened; "
+            "results computed from it are not of one state"
+        )
 
 
 def _file_size_limit() -> int | None:

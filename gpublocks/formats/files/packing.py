@@ -11,7 +11,7 @@ from typing import Any
 from gpublocks.contracts import Array, DType, Extent, Order
 from gpublocks.errors import SinkError
 from gpublocks.formats.files.mapping import check_room, new_file
-from gpublocks.formats.files.partial import check_target, partial_path
+from gpublocks.formats.files.partial import check_target, partial_path, sync_path
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
     source_array,
@@ -160,7 +160,7 @@ class PackedSink:
         try:
             check_target(self._final, overwrite=self._overwrite)
             self._pack(self._plain.array, partial)
-            _make_durable(partial)
+            sync_path(partial)
             os.replace(partial, self._final)
         except Exception as error:
             with suppress(OSError):
@@ -182,11 +182,3 @@ class PackedSink:
 
     def __reduce__(self) -> Any:
         return self._plain.__reduce__()
-
-
-def _make_durable(path: str) -> None:
-    fd = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -11,7 +11,16 @@ from contextlib import suppress
 
 from gpublocks.errors import SinkError
 
-__all__ = ["Partial", "check_target", "create_partial", "partial_path", "preallocate"]
+__all__ = [
+    "Partial",
+    "check_parent",
+    "check_target",
+    "create_partial",
+    "lock_file",
+    "partial_path",
+    "preallocate",
+    "sync_path",
+]
 
 
 class Partial:
@@ -78,6 +87,16 @@ def partial_path(final: str) -> str:
     return final + ".partial"
 
 
+def check_parent(final: str) -> None:
+    """Raise `SinkError` if nothing can be created in the folder of a path."""
+    folder = os.path.dirname(final)
+    if not os.path.isdir(folder):
+        raise SinkError(errno.ENOENT, f"cannot create {final}: no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        user = f" (uid {os.getuid()})" if hasattr(os, "getuid") else ""
+        raise SinkError(errno.EACCES, f"cannot create {final}: Permission denied{user}")
+
+
 def check_target(final: str, *, overwrite: bool) -> None:
     """Raise `SinkError` if a file cannot be created. Creates nothing.
 
@@ -88,12 +107,7 @@ def check_target(final: str, *, overwrite: bool) -> None:
     overwrite : bool
         Whether a file of that name may be replaced.
     """
-    folder = os.path.dirname(final)
-    if not os.path.isdir(folder):
-        raise SinkError(errno.ENOENT, f"cannot create {final}: no folder {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        user = f" (uid {os.getuid()})" if hasattr(os, "getuid") else ""
-        raise SinkError(errno.EACCES, f"cannot create {final}: Permission denied{user}")
+    check_parent(final)
     if os.path.isdir(final):
         raise SinkError(errno.EISDIR, f"cannot create {final}: it is a directory")
     if os.path.lexists(final) and not overwrite:
@@ -154,21 +168,36 @@ def _lock_new(path: str) -> int:
     with suppress(FileNotFoundError):
         stale = os.open(path, flags)
         try:
-            _lock(stale, path)
+            lock_file(stale, path, path)
             os.unlink(path)
         finally:
             os.close(stale)
     fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        _lock(fd, path)
+        lock_file(fd, path, path)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def _lock(fd: int, path: str) -> None:
-    """Lock a file for as long as it is open, and make sure that it still has its name."""
+def lock_file(fd: int, path: str, written: str) -> None:
+    """Lock a file for as long as it is open, and make sure that it still has its name.
+
+    Parameters
+    ----------
+    fd : int
+        Open descriptor.
+    path : str
+        The file's name.
+    written : str
+        What is written under this lock, for messages.
+
+    Raises
+    ------
+    SinkError
+        If another run holds the lock.
+    """
     try:
         import fcntl
     except ImportError:
@@ -179,7 +208,22 @@ def _lock(fd: int, path: str) -> None:
     except (BlockingIOError, FileNotFoundError):
         same = False
     if not same:
-        raise SinkError(errno.EBUSY, f"another run is writing {path}; wait for it or stop it")
+        raise SinkError(errno.EBUSY, f"another run is writing {written}; wait for it or stop it")
+
+
+def sync_path(path: str) -> None:
+    """Make a file durable, or the names in a folder.
+
+    Raises
+    ------
+    OSError
+        If the disk reports an error. It may be reported once only: do not try again.
+    """
+    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def preallocate(fd: int, nbytes: int) -> None:

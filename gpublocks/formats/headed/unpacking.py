@@ -20,7 +20,13 @@ from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.compressed import Codec, pieces
-from gpublocks.formats.files.mapping import Address, MappedSource, check_length, stamp
+from gpublocks.formats.files.mapping import (
+    Address,
+    MappedSource,
+    check_length,
+    check_unchanged,
+    stamp,
+)
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
     array_at,
@@ -197,11 +203,7 @@ class UnpackedSource:
         SourceError
             If its size or time of change differ, or it was replaced.
         """
-        if stamp(self.location) != self._stamp:
-            raise SourceError(
-                f"{self.location} changed (time, size or file) since it was opened; "
-                "results computed from it are not of one state"
-            )
+        check_unchanged(self.location, self._stamp)
 
     def __getitem__(self, slicing: Any) -> Any:
         return self.array[slicing]

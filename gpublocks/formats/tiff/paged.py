@@ -11,7 +11,7 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SourceError
-from gpublocks.formats.files.mapping import stamp
+from gpublocks.formats.files.mapping import check_unchanged, stamp
 from gpublocks.formats.files.picking import source_getitem, target
 from gpublocks.formats.tiff.segments import Paging, Part
 from gpublocks.geometry import Region
@@ -195,11 +195,7 @@ class PagedSource:
         SourceError
             If its size or time of change differ, or it was replaced.
         """
-        if stamp(self.location) != self._stamp:
-            raise SourceError(
-                f"{self.location} changed (time, size or file) since it was opened; "
-                "results computed from it are not of one state"
-            )
+        check_unchanged(self.location, self._stamp)
 
     def __reduce__(self) -> Any:
         return PagedSource, (self._address, self._load, self.name, self.metadata)
