@@ -1,7 +1,7 @@
 """Voxels in memory: boxes of arrays, and what sources tell of themselves. Pure.
 
-The formats of `gpublocks.io` have these functions in common; those that begin with ``source_``
-become methods of theirs.
+The formats of `gpublocks.io` have these functions in common; those that begin with ``source_``,
+and `single_units`, become methods of theirs.
 """
 
 from math import prod
@@ -18,6 +18,7 @@ __all__ = [
     "byte_range",
     "memory_order",
     "put",
+    "single_units",
     "source_array",
     "source_info",
     "source_len",
@@ -92,6 +93,11 @@ def array_at(
 ) -> Array:
     """Return the array that begins at a byte of a buffer. Nothing is copied."""
     return np.ndarray(shape, dtype, buffer, offset, order=order)
+
+
+def single_units(sink: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[tuple[int, ...]]:
+    """Return the write units of a new sink in which voxels stand alone: ones."""
+    return [(1,) * len(shape)]
 
 
 def source_ndim(source: Any) -> int:

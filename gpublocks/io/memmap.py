@@ -19,7 +19,7 @@ from gpublocks.formats.files.mapping import (
     new_file,
 )
 from gpublocks.formats.files.partial import check_target
-from gpublocks.voxels import byte_range, memory_order
+from gpublocks.voxels import byte_range, memory_order, single_units
 
 __all__ = ["Mapped", "Sink", "Source", "find"]
 
@@ -108,9 +108,7 @@ class Sink:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         check_target(self.location, overwrite=self.overwrite)
 
-    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
-        """Return ones: voxels stand alone."""
-        return [(1,) * len(shape)]
+    units = single_units
 
     def create(
         self,

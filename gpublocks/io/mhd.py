@@ -35,6 +35,7 @@ from gpublocks.formats.headed.placing import (
     unit_name,
 )
 from gpublocks.formats.headed.unpacking import UnpackedSource, open_voxels
+from gpublocks.voxels import single_units
 
 __all__ = ["Sink", "Source"]
 
@@ -172,9 +173,7 @@ class Sink:
             if path is not None:
                 check_target(path, overwrite=self.overwrite)
 
-    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
-        """Return ones: voxels stand alone."""
-        return [(1,) * len(shape)]
+    units = single_units
 
     def create(
         self,

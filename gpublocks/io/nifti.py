@@ -21,6 +21,7 @@ from gpublocks.formats.files.partial import check_target
 from gpublocks.formats.headed.headers import array_shape, data_file, read_start
 from gpublocks.formats.headed.placing import Vector, axis_spacings, in_space, placed, unit_name
 from gpublocks.formats.headed.unpacking import UnpackedSource, open_voxels
+from gpublocks.voxels import single_units
 
 __all__ = ["Sink", "Source"]
 
@@ -143,9 +144,7 @@ class Sink:
         _nibabel(self.location, "writing", SinkError)
         check_target(self.location, overwrite=self.overwrite)
 
-    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
-        """Return ones: voxels stand alone, also where they are to be compressed at the end."""
-        return [(1,) * len(shape)]
+    units = single_units
 
     def create(
         self,

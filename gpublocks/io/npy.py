@@ -17,6 +17,7 @@ from gpublocks.voxels import (
     byte_range,
     memory_order,
     put,
+    single_units,
     source_array,
     source_info,
     source_len,
@@ -157,9 +158,7 @@ class NewArray:
     def check(self) -> None:
         """Do nothing: there is nothing in the way of a new array."""
 
-    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
-        """Return ones: voxels stand alone."""
-        return [(1,) * len(shape)]
+    units = single_units
 
     def create(
         self,

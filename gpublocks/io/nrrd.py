@@ -30,6 +30,7 @@ from gpublocks.formats.headed.placing import (
     unit_name,
 )
 from gpublocks.formats.headed.unpacking import UnpackedSource, open_voxels
+from gpublocks.voxels import single_units
 
 __all__ = ["Encoding", "Sink", "Source"]
 
@@ -182,9 +183,7 @@ class Sink:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         check_target(self.location, overwrite=self.overwrite)
 
-    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
-        """Return ones: voxels stand alone, also where they are to be compressed at the end."""
-        return [(1,) * len(shape)]
+    units = single_units
 
     def create(
         self,

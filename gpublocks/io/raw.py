@@ -20,6 +20,7 @@ from gpublocks.formats.files.mapping import (
 )
 from gpublocks.formats.files.partial import check_target
 from gpublocks.formats.headed.headers import array_shape
+from gpublocks.voxels import single_units
 
 __all__ = ["Sink", "Source"]
 
@@ -103,9 +104,7 @@ class Sink:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         check_target(self.location, overwrite=self.overwrite)
 
-    def units(self, shape: tuple[int, ...], dtype: DType) -> list[tuple[int, ...]]:
-        """Return ones: voxels stand alone."""
-        return [(1,) * len(shape)]
+    units = single_units
 
     def create(
         self,
