@@ -181,7 +181,7 @@ class NewSink(Protocol):
 
 
 class Filter(Protocol):
-    """A function of arrays that knows how far it looks and what it takes.
+    """A function of an array that knows how far it looks and what it takes.
 
     Every attribute but the call is optional for a plain function.
     """
@@ -190,14 +190,16 @@ class Filter(Protocol):
     def halo(self) -> int | tuple[int, ...]:
         """Voxels per axis and side that one output voxel looks at."""
 
-    @property
-    def memory(self) -> float:
-        """Bytes that a call takes per input voxel, its result included and its input not."""
+    def memory(self, dtype: DType) -> float | None:
+        """Return the bytes that a call takes per input voxel of a type, its result included.
 
-    def result_dtype(self, dtype: DType) -> DType:
-        """Type of the result for an input of this type."""
+        The input is not. None if it is not known. Plain functions may have a number here.
+        """
 
-    def __call__(self, *arrays: Array, **kwargs: Any) -> Any:
+    def result_dtype(self, dtype: DType) -> DType | None:
+        """Return the type of the result for an input of this type; None if only a call tells."""
+
+    def __call__(self, array: Array) -> Any:
         """Filter one block."""
 
 

@@ -15,7 +15,7 @@ from gpublocks.job import FunctionType
 from gpublocks.masking import Mask
 from gpublocks.sizing import Sizes
 
-__all__ = ["Choice", "Task", "check_function", "check_periodic", "name_of"]
+__all__ = ["Choice", "Task", "check_function", "check_periodic", "declared_dtype", "name_of"]
 
 _LIBRARIES = ("scipy", "skimage", "cupyx", "cucim")
 """Where a keyword ``mode`` says what lies beyond the border."""
@@ -119,6 +119,13 @@ class Task:
         in_memory = self.as_memory and not self.neighbours
         known = self.choice.name in ("serial", "threads", "processes", "cuda")
         return known and (in_memory or self.function_type == "array")
+
+
+def declared_dtype(task: Task) -> DType | None:
+    """Return the type of result that a filter declares for the first source, if it does."""
+    result_dtype = getattr(task.function, "result_dtype", None)
+    declared = result_dtype(task.sources[0].dtype) if callable(result_dtype) else None
+    return None if declared is None else np.dtype(declared)
 
 
 def name_of(function: Callable[..., Any]) -> str:
