@@ -123,11 +123,10 @@ def _scaled(name: str, value: Any, voxel_size: Any, rounded: Callable[[float], A
         return item
 
     steps = per_axis("voxel_size", voxel_size, positive)
-    if not isinstance(value, tuple) and not isinstance(steps, tuple):
-        return rounded(value / steps)
-    axes = len(value) if isinstance(value, tuple) else len(steps)
-    pairs = zip(spread(name, value, axes), spread("voxel_size", steps, axes), strict=True)
-    return tuple([rounded(length / step) for length, step in pairs])
+    lengths, steps = together(**{name: value, "voxel_size": steps})
+    if not isinstance(lengths, tuple):
+        return rounded(lengths / steps)
+    return tuple([rounded(length / step) for length, step in zip(lengths, steps, strict=True)])
 
 
 def spread(name: str, value: Any, axes: int) -> tuple[Any, ...]:
