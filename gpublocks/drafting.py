@@ -11,6 +11,7 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
+from gpublocks.chaining import advice_for
 from gpublocks.contracts import Array, CellDone, NewSink, Reach, Source
 from gpublocks.cutting import (
     CACHE_SHARE,
@@ -67,7 +68,8 @@ def _draft(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Plan:
     plan = _plan(task, grid, budget, traffic, units)
     if not plan.fits:
         plan = _lighter(task, plan)
-    return _within_budget(task, plan) if plan.traffic is None else _within_devices(task, plan)
+    plan = _within_budget(task, plan) if plan.traffic is None else _within_devices(task, plan)
+    return replace(plan, advice=advice_for(task, plan.grid, budget))
 
 
 def _check_neighbours(task: Task) -> None:

@@ -78,6 +78,8 @@ class Plan:
     caches : tuple of int
         Bytes for decoded pieces of each source, which are kept until all blocks that need them
         have read them; 0 for one that is read directly.
+    advice : str
+        How the function would better be run, if it would.
     """
 
     grid: Grid
@@ -95,6 +97,7 @@ class Plan:
     traffic: Traffic | None = None
     units: tuple[tuple[int, ...], ...] = ()
     caches: tuple[int, ...] = ()
+    advice: str = ""
 
     @property
     def voxels(self) -> int:
@@ -227,6 +230,7 @@ class Plan:
             "result_bytes": self.result_bytes,
             "read_bytes": self.read_bytes,
             "written_bytes": self.written_bytes if self.sinks else None,
+            "advice": self.advice or None,
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -254,6 +258,8 @@ class Plan:
         ]
         if self.result_bytes:
             rows.insert(-1, ("result", f"about {format_bytes(self.result_bytes)} in host memory"))
+        if self.advice:
+            rows.append(("advice", self.advice))
         return rows
 
     def _memory_rows(self, workers: int) -> list[tuple[str, str]]:

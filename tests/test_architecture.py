@@ -86,7 +86,7 @@ FLOORS = [
     {"job"},
     {"parcel", "task", "feed"},
     {"recovery", "cutting"},
-    {"pipeline"},
+    {"pipeline", "chaining"},
     {"executors"},
     {"choosing"},
     {"arguments", "drafting", "telling", "enacting", "results"},

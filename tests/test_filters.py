@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,53 @@ def test_unknown_filters_are_no_attributes() -> None:
     assert set(filters.__all__) <= set(dir(filters))
     with pytest.raises(AttributeError, match="gauss"):
         filters.gauss  # noqa: B018
+
+
+# --- chains that had better be two passes -------------------------------------------------------
+
+VOLUME = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint16), (1024,) * 3, (0, 0, 0))
+"""Two gigabytes of one voxel: nothing is read of it."""
+
+
+def advice(function: Any, **options: Any) -> str:
+    return bp.plan(function, VOLUME, processes=2, **options).advice
+
+
+def test_a_plan_says_when_two_passes_would_move_less() -> None:
+    wide = gaussian(10) | gaussian(9.8) | gaussian(0.5)
+    told = advice(wide, memory="800MB")
+    found = re.fullmatch(
+        r"one pass reads (.*) B for each voxel; gaussian\(sigma=10\), and then "
+        r"gaussian\(sigma=9.8\) \| gaussian\(sigma=0.5\), would move (.*) B, .*",
+        told,
+    )
+    assert found, told
+    before, after = map(float, found.groups())
+    assert before == pytest.approx(
+        2 * bp.plan(wide, VOLUME, processes=2, memory="800MB").over_read, 0.01
+    )
+    first, second = (
+        bp.plan(part, VOLUME, processes=2, memory="800MB").over_read for part in wide.cut(1)
+    )
+    assert after == pytest.approx(2 * first + 2 + 2 * second, 0.1)
+    assert "advice" in str(bp.plan(wide, VOLUME, processes=2, memory="800MB"))
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (gaussian(1) | gaussian(1), {}),
+        (gaussian(10) | gaussian(10), {"overlap": 400}),
+        (gaussian(10) | gaussian(10), {"size_max": "full", "memory": "80GB"}),
+        (gaussian(20), {"memory": "800MB"}),
+        (gaussian(20), {"size_max": 400}),
+    ],
+)
+def test_a_plan_says_nothing_where_one_pass_is_as_good(function: Any, options: Any) -> None:
+    assert advice(function, **options) == ""
+
+
+def test_sizes_that_are_given_are_those_of_both_passes() -> None:
+    assert "would move" in advice(
+        gaussian(10) | gaussian(10), size_max=200, axes="all", memory="20GB"
+    )

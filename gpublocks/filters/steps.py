@@ -157,6 +157,10 @@ class Filter:
             raise PlanError(f"filters have values for different numbers of axes: {listed}")
         return Filter(steps)
 
+    def cut(self, at: int) -> tuple["Filter", "Filter"]:
+        """Return the filter of the first `at` steps, and that of the others."""
+        return Filter(self.steps[:at]), Filter(self.steps[at:])
+
     def __or__(self, other: "Filter") -> "Filter":
         return self.then(other)
 
