@@ -13,6 +13,7 @@ from gpublocks import io
 from gpublocks.arguments import make_task
 from gpublocks.blocks import Block, Blocks
 from gpublocks.choosing import agree, count_workers
+from gpublocks.collecting import Take
 from gpublocks.contracts import CellFailed, CellStarted
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.geometry import Range
@@ -219,7 +220,7 @@ def process(
     neighbours: bool = False,
     function_type: str | None = None,
     as_memory: bool = False,
-    return_result: bool = False,
+    return_result: bool | Take = False,
     return_blocks: bool = False,
     processes: int | str | None = None,
     verbose: bool = False,
@@ -265,8 +266,10 @@ def process(
         and sink blocks, into which it writes itself.
     as_memory : bool
         Load whole blocks into memory before the call.
-    return_result : bool
-        Return the list of what the function returned, uncropped, in the order of the blocks.
+    return_result : bool or callable
+        Return the list of what the function returned, uncropped, in the order of the blocks. A
+        callable is called with each of these values instead, in the order in which blocks are
+        stored, and none is kept: for sums over more blocks than a list can hold.
     return_blocks : bool
         Return also ``[source_blocks, sink_blocks]``: for each block its list of blocks.
     processes : int, 'serial' or None
@@ -332,10 +335,11 @@ def process(
     """
     task = _task(locals())
     watch = _default(progress, default_progress)
-    run = TaskRun(*settle(task))
+    take = return_result if callable(return_result) else None
+    run = TaskRun(*settle(task), take=take)
     with _workspace(workspace, run):
         _consume(run, verbose=verbose, watch=watch)
-    result = _result(run, sink)
+    result = _result(run, sink) if take is None else sink
     return (result, _all_blocks(run)) if return_blocks else result
 
 
@@ -463,6 +467,7 @@ def _task(arguments: Mapping[str, Any]) -> Task:
     watch = _default(arguments["progress"], default_progress)
     if not callable(watch) and not isinstance(watch, bool):
         raise ArgumentTypeError(f"progress is {watch!r}; give True, False or a callable")
+    given["return_result"] = bool(given["return_result"])
     given["memory"] = _default(given["memory"], default_memory)
     given["executor"], given["device"] = _where(**arguments)
     sizes = {

@@ -80,7 +80,7 @@ FLOORS = [
     },
     {"stacks", "boxed", "zarr_layout", "smoothing"},
     {"library"},
-    {"grid", "io", "running", "flow", "workers", "masking", "sample"},
+    {"collecting", "grid", "io", "running", "flow", "workers", "masking", "sample"},
     {"storage"},
     {"sizing", "planning", "caching", "blocks", "devices", "picture"},
     {"job"},
