@@ -555,7 +555,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         return out[0]
 
     def __getitem__(self, slices: Any) -> "ndarray":
-        found = self._host[slices]
+        found = self._host[_operand(slices)]
         inside = isinstance(found, np.ndarray) and np.shares_memory(found, self._host)
         return self._view(found) if inside else _new(found)
 
@@ -721,7 +721,26 @@ def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
     return on_device
 
 
-ELEMENTWISE = ("rint", "nan_to_num")
+ALIKE = ("isnan", "nan_to_num", "rint", "where")
+"""Functions that take and give what those of NumPy do, but for where the voxels lie."""
+
+
+def bincount(x: ndarray, weights: Any = None, minlength: Any = None) -> ndarray:
+    return _new(np.bincount(_operand(x), weights, minlength or 0))
+
+
+def stack(
+    tup: Any, axis: int = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> ndarray:
+    assert out is None
+    return _new(np.stack([_operand(item) for item in tup], axis, dtype=dtype, casting=casting))
+
+
+def histogram(
+    x: ndarray, bins: Any = 10, range: Any = None, density: Any = False, weights: Any = None
+) -> Any:
+    counts, edges = np.histogram(_operand(x), _operand(bins), range)
+    return _new(counts), _new(edges)
 
 
 def get_plan_cache() -> Any:
@@ -769,13 +788,16 @@ def _module() -> Any:
         using_allocator=using_allocator,
     )
     return SimpleNamespace(
-        **{name: _like(getattr(np, name)) for name in ELEMENTWISE},
+        **{name: _like(getattr(np, name)) for name in ALIKE},
         RawKernel=RawKernel,
         asarray=asarray,
         ascontiguousarray=ascontiguousarray,
         asnumpy=asnumpy,
+        bincount=bincount,
         cuda=cuda,
         empty=empty,
+        histogram=histogram,
+        stack=stack,
         fft=SimpleNamespace(config=SimpleNamespace(get_plan_cache=get_plan_cache)),
         get_default_memory_pool=get_default_memory_pool,
         ndarray=ndarray,

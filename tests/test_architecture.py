@@ -94,6 +94,7 @@ FLOORS = [
     {"trial"},
     {"run"},
     {"block_processing"},
+    {"statistics"},
     {"filters"},
     {"bench"},
     {"cli"},

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpublocks.filters.smoothing import gaussian
+    from gpublocks.filters.statistics import histogram, minmax, percentiles
     from gpublocks.filters.steps import Filter, filter
 
-__all__ = ["Filter", "filter", "gaussian"]
+__all__ = ["Filter", "filter", "gaussian", "histogram", "minmax", "percentiles"]
 
 _HOMES = {
     "smoothing": ("gaussian",),
+    "statistics": ("histogram", "minmax", "percentiles"),
     "steps": ("Filter", "filter"),
 }
 """The modules, and what they give."""
