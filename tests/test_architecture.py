@@ -94,7 +94,7 @@ FLOORS = [
     {"trial"},
     {"run"},
     {"block_processing"},
-    {"statistics"},
+    {"statistics", "verifying"},
     {"filters"},
     {"bench"},
     {"cli"},
@@ -129,7 +129,9 @@ AT_ONCE = {"sample", "bench", "compiling"}
 def room_of(parts: Sequence[str]) -> str:
     """Return the room of a module: its folder, but for formats and filters, where it is itself."""
     if parts[0] == "filters":
-        return parts[min(2 if "compiled" in parts else 1, len(parts) - 1)]
+        last = parts[min(2 if "compiled" in parts else 1, len(parts) - 1)]
+        # Others are names that the door hands on.
+        return last if any(PACKAGE.glob(f"filters/**/{last}.py")) else "filters"
     return parts[min(2, len(parts) - 1)] if parts[0] == "formats" else parts[0]
 
 

@@ -20,7 +20,7 @@ from gpublocks.masking import Mask
 from gpublocks.planning import Plan
 from gpublocks.telling import Progress
 
-__all__ = ["plan", "run"]
+__all__ = ["numbers", "plan", "run"]
 
 _NUMBERS = {
     "halo": "",
@@ -105,7 +105,7 @@ def _arguments(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the function, and all keyword arguments for `process`: its own and the function's."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    arguments = {name: _numbers(name, given[name]) for name in _NUMBERS if name in given}
+    arguments = {name: numbers(name, given[name]) for name in _NUMBERS if name in given}
     arguments |= {name: given[name] for name in _TEXTS if name in given}
     if "processes" in given:
         text = given["processes"]
@@ -154,7 +154,7 @@ def _separate(function: Any, bound: Mapping[str, Any], given: Set[str]) -> Any:
     return separate
 
 
-def _numbers(name: str, text: str) -> Any:
+def numbers(name: str, text: str) -> Any:
     """Return the number or the list of numbers that a text is."""
     if text == _NUMBERS[name]:
         return text

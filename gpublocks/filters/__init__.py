@@ -12,13 +12,24 @@ if TYPE_CHECKING:
     from gpublocks.filters.smoothing import gaussian
     from gpublocks.filters.statistics import histogram, minmax, percentiles
     from gpublocks.filters.steps import Filter, filter
+    from gpublocks.filters.verifying import Verification, verify
 
-__all__ = ["Filter", "filter", "gaussian", "histogram", "minmax", "percentiles"]
+__all__ = [
+    "Filter",
+    "Verification",
+    "filter",
+    "gaussian",
+    "histogram",
+    "minmax",
+    "percentiles",
+    "verify",
+]
 
 _HOMES = {
     "smoothing": ("gaussian",),
     "statistics": ("histogram", "minmax", "percentiles"),
     "steps": ("Filter", "filter"),
+    "verifying": ("Verification", "verify"),
 }
 """The modules, and what they give."""
 
