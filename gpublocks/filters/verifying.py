@@ -267,7 +267,7 @@ def _samples(
     Numbers stand for what is none, which would hide what lies beside it.
     """
     shape = [min(_ASIDE, size) for size in source.shape]
-    shape[axis] = length
+    shape[axis] = min(length, source.shape[axis])
     room = [size - part for size, part in zip(source.shape, shape, strict=True)]
     low, high = 0.0, 0.0
     for n in range((count + 1) // 2):
