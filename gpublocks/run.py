@@ -21,12 +21,13 @@ from gpublocks.contracts import (
     Run,
     Sink,
     Source,
+    Span,
     Stage,
 )
 from gpublocks.enacting import cells_of, make_executor, make_job, sources_of
 from gpublocks.errors import DeviceError, PlanError
 from gpublocks.geometry import Cell
-from gpublocks.job import Job, explained
+from gpublocks.job import Job, explained, spans_of
 from gpublocks.moving import line, plan_rest, warn_of_rest
 from gpublocks.planning import Plan
 from gpublocks.results import (
@@ -273,5 +274,13 @@ def _store(job: Job, done: CellDone) -> CellDone | CellFailed:
     except Exception as error:
         return CellFailed(done.cell, done.worker, stage, explained(error, job, done.cell, stage))
     load, compute, _ = done.seconds
-    seconds = (load, compute, perf_counter() - start)
-    return replace(done, seconds=seconds, written_bytes=written, outputs=())
+    stored = perf_counter() - start
+    # It was not stored where it was computed.
+    before = [span for span in spans_of(done) if span.step != "write"]
+    return replace(
+        done,
+        seconds=(load, compute, stored),
+        written_bytes=written,
+        outputs=(),
+        spans=(*before, Span("write", "first block", start, stored, written)),
+    )
