@@ -4,8 +4,10 @@ Touches what the rooms below touch; this room itself only normalises arguments.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from inspect import signature
+from time import perf_counter
 from typing import Any
 
 from gpublocks import blocks as blk
@@ -20,6 +22,8 @@ from gpublocks.geometry import Range
 from gpublocks.job import Job, execute
 from gpublocks.moving import settle
 from gpublocks.planning import Plan
+from gpublocks.recorder import Recorder, recorded_in
+from gpublocks.report import Report
 from gpublocks.run import TaskRun, measure
 from gpublocks.sizing import Sizes, documented_grid, normalise_axes
 from gpublocks.splitting import split_axis
@@ -234,6 +238,7 @@ def process(
     casting: str | None = None,
     mask: Any = None,
     progress: Any = None,
+    report: bool | Report | None = None,
     **kwargs: Any,
 ) -> Any:
     """Run a function over a source in overlapping blocks and write the valid parts into a sink.
@@ -304,6 +309,9 @@ def process(
         computed; their voxels of the sinks become zero.
     progress : bool or callable, optional
         Show a progress bar, or call something with each event.
+    report : bool or Report, optional
+        Print why the run took as long as it did, or fill a `gpublocks.Report` with it (see
+        `gpublocks.recording` too).
     **kwargs
         Passed on to the function, fresh for each block.
 
@@ -333,12 +341,18 @@ def process(
     >>> float(process(np.sqrt, image, overlap=0, processes="serial")[4])
     2.0
     """
-    task = _task(locals())
+    begun = perf_counter()
+    told = _report(report)
+    reports = recorded_in(told)
+    task = replace(_task(locals()), recorded=bool(reports))
     watch = _default(progress, default_progress)
     take = return_result if callable(return_result) else None
     run = TaskRun(*settle(task), take=take)
-    with _workspace(workspace, run):
-        _consume(run, verbose=verbose, watch=watch)
+    recorder = Recorder(reports, task.name, begun) if reports else None
+    with _workspace(workspace, run), recorder.watching() if recorder else nullcontext():
+        _consume(run, verbose=verbose, watch=watch, recorder=recorder)
+    if report is True:
+        print(told, flush=True)
     result = _result(run, sink) if take is None else sink
     return (result, _all_blocks(run)) if return_blocks else result
 
@@ -463,7 +477,8 @@ def _default(value: Any, default: Any) -> Any:
 def _task(arguments: Mapping[str, Any]) -> Task:
     """Return the task for the arguments of `process`, with the defaults of this moment."""
     given = {name: arguments[name] for name in _keywords}
-    del given["progress"], given["verbose"], given["workspace"], given["return_blocks"]
+    for name in ("progress", "report", "verbose", "workspace", "return_blocks"):
+        del given[name]
     watch = _default(arguments["progress"], default_progress)
     if not callable(watch) and not isinstance(watch, bool):
         raise ArgumentTypeError(f"progress is {watch!r}; give True, False or a callable")
@@ -515,7 +530,18 @@ def _workspace(workspace: Any, run: TaskRun) -> Iterator[None]:
         workspace.executor = None
 
 
-def _consume(run: TaskRun, *, verbose: bool, watch: bool | Observer) -> None:
+def _report(report: Any) -> Report | None:
+    """Return where a run is recorded, as `report` says."""
+    if report is None or report is False:
+        return None
+    if report is not True and not isinstance(report, Report):
+        raise ArgumentTypeError(f"report is {report!r}; give True, or a gpublocks.Report")
+    return Report() if report is True else report
+
+
+def _consume(
+    run: TaskRun, *, verbose: bool, watch: bool | Observer, recorder: Recorder | None
+) -> None:
     """Do the work, telling those who want to know."""
     observers: list[Observer] = [forward_output]
     grid = run.plan.grid
@@ -528,18 +554,24 @@ def _consume(run: TaskRun, *, verbose: bool, watch: bool | Observer) -> None:
         observers.append(bar)
     if callable(watch):
         observers.append(watch)
+    if recorder is not None:
+        recorder.keep(run.plan)
+        observers.append(recorder)
     try:
         with closing(iter(run.events)) as events:
             for event in events:
-                if bar is not None and run.plan.grid is not grid:
+                if run.plan.grid is not grid:
                     grid = run.plan.grid
-                    bar.expect(run.count)
+                    if bar is not None:
+                        bar.expect(run.count)
                 for observe in observers:
                     observe(event)
                 if isinstance(event, CellFailed):
                     # Here, since a generator that raises StopIteration raises RuntimeError.
                     raise event.error
     finally:
+        if recorder is not None:
+            recorder.keep(run.plan)
         if bar is not None:
             bar.close()
     if verbose:

@@ -96,6 +96,7 @@ class Task:
     as_memory: bool = False
     neighbours: bool = False
     return_result: bool = False
+    recorded: bool = False
 
     @property
     def name(self) -> str:

@@ -346,6 +346,12 @@ def _add_telling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose", action="store_true", help="print a line when a block begins and ends"
     )
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        help="save what took how long: run.html to be read, run.json for gpublocks.Report.load, "
+        "run.trace.json for Perfetto",
+    )
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,8 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Set
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from inspect import signature
 from math import prod
@@ -18,6 +18,7 @@ from gpublocks.contracts import CellDone, Event
 from gpublocks.errors import PlanError
 from gpublocks.masking import Mask
 from gpublocks.planning import Plan
+from gpublocks.report import Report, check_suffix
 from gpublocks.telling import Progress
 
 __all__ = ["numbers", "plan", "run"]
@@ -78,11 +79,17 @@ def run(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) 
         wanted = sys.stderr.isatty() and not options.verbose
     bar = Progress(count, options.function) if wanted else None
     watch = _Watch(bar)
+    report = _report(options.report)
     start = perf_counter()
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _saved(report, options.report):
             bp.process(
-                function, options.source, progress=watch, verbose=options.verbose, **arguments
+                function,
+                options.source,
+                progress=watch,
+                verbose=options.verbose,
+                report=report,
+                **arguments,
             )
     except KeyboardInterrupt:
         state = "was not created" if new else "holds the blocks that are done"
@@ -98,6 +105,24 @@ def run(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) 
         f"{options.function}: {blocks} of {options.source} in {seconds:.2f} s "
         f"({nbytes / seconds / 1e6:.3g} MB/s, {planned.executor}) -> {options.sink}"
     )
+
+
+def _report(path: str | None) -> Report | None:
+    """Return a report to be saved, if a path says where."""
+    if path is None:
+        return None
+    check_suffix(path)
+    return Report()
+
+
+@contextmanager
+def _saved(report: Report | None, path: str) -> Iterator[None]:
+    """Save a report in the end, of a run that failed too."""
+    try:
+        yield
+    finally:
+        if report is not None and report.runs:
+            report.save(path)
 
 
 def _arguments(
