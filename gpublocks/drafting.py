@@ -115,6 +115,8 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units
         devices=task.choice.devices[: min(budget.workers, max(1, len(grid)))],
         traffic=traffic,
         units=units,
+        arrays=task.sources,
+        mask=task.mask,
     )
 
 
