@@ -1,6 +1,7 @@
 """What all tests share: the executors, and an end to tests that hang."""
 
 import faulthandler
+import gc
 import os
 import sys
 import warnings
@@ -39,6 +40,10 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # Modules and tests stay to the end: collecting garbage, as devices do to find memory, need not
+    # look through millions of their objects each time.
+    gc.collect()
+    gc.freeze()
     # CUDA reads which GPUs are hidden when it starts, which must not be in a test that hides all.
     if any(item.get_closest_marker("gpu") for item in session.items):
         _trouble_with_gpus()
