@@ -29,6 +29,13 @@ settings.register_profile(
 settings.load_profile("gpublocks")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return 2 for whole folders; chosen tests are over before another process would begin."""
+    chosen = config.option.keyword or config.option.markexpr
+    return 2 if not chosen and all(map(os.path.isdir, config.args)) else 0
+
+
 def pytest_configure() -> None:
     # Standard error is captured while a test runs, and what is captured is lost in the exit.
     global _stderr

@@ -13,7 +13,7 @@ __all__ = ["Fork"]
 _quick = "forkserver" in multiprocessing.get_all_start_methods()
 _context = multiprocessing.get_context("forkserver" if _quick else "spawn")
 if _quick:
-    _context.set_forkserver_preload(["numpy", "gpublocks.geometry", __name__])
+    _context.set_forkserver_preload(["numpy", "gpublocks.contracts", "gpublocks.io", __name__])
 
 
 class Fork:

@@ -12,9 +12,6 @@ import scipy.ndimage as ndi
 
 import gpublocks.block_processing as bp
 
-# The head and what SciPy makes of the whole of it are loaded and computed once.
-pytestmark = pytest.mark.xdist_group("head")
-
 Array = np.ndarray[Any, Any]
 
 HEAD = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
