@@ -2,30 +2,40 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from io import TextIOWrapper
 from multiprocessing.connection import Connection
+from typing import Any
 
-__all__ = ["Fork"]
+__all__ = ["fork"]
 
-# None but the imports that all share are done beforehand: what a source or a sink imports on its
-# way, it imports in each process anew.
-_quick = "forkserver" in multiprocessing.get_all_start_methods()
-_context = multiprocessing.get_context("forkserver" if _quick else "spawn")
-if _quick:
+# Elsewhere libraries do not survive a fork, or there is none.
+_context: Any = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
+if _context is not None:
+    # None but the imports that all share are done beforehand: what a source or a sink imports on
+    # its way, it imports in each process anew.
     _context.set_forkserver_preload(["numpy", "gpublocks.contracts", "gpublocks.io", __name__])
 
 
-class Fork:
-    """A process that runs a piece of code, used like a `subprocess.Popen` with a `stderr`.
+def fork(code: str, *arguments: object) -> "Fork | subprocess.Popen[str]":
+    """Run a piece of code in another process.
 
-    Of this process it has nothing but `sys.path`, the current folder, the environment and what it
-    is given.
+    Of this one it has nothing but `sys.path`, the current folder, the environment and what it is
+    given, as text.
     """
+    given = [str(argument) for argument in arguments]
+    if _context is not None:
+        return Fork(code, given)
+    return subprocess.Popen([sys.executable, "-c", code, *given], stderr=subprocess.PIPE, text=True)
 
-    def __init__(self, code: str, *arguments: object) -> None:
+
+class Fork:
+    """A process, used like a `subprocess.Popen` with a `stderr`."""
+
+    def __init__(self, code: str, arguments: list[str]) -> None:
         reader, writer = _context.Pipe(duplex=False)
-        given = (code, [str(argument) for argument in arguments], dict(os.environ), writer)
+        given = (code, arguments, dict(os.environ), writer)
         self._process = _context.Process(target=_execute, args=given, daemon=True)
         self._process.start()
         writer.close()

@@ -15,7 +15,7 @@ from gpublocks import contracts, io
 from gpublocks.errors import SinkError
 from gpublocks.geometry import Region
 from tests.contracts.sources import NewSinkContract, SourceContract, reference
-from tests.forks import Fork
+from tests.forks import fork
 
 FILL = """
 import sys, numpy as np
@@ -150,7 +150,7 @@ class NewFileContract(NewSinkContract):
         path = tmp_path / f"new{self.suffix}"
         expected = np.arange(2_000_000, dtype="i4").reshape(200, 100, 100)
         new = f"io.{self.kind.__module__.split('.')[-1]}.Sink({str(path)!r}, **{self.options})"
-        process = Fork(FILL, new)
+        process = fork(FILL, new)
         if seed == 0:
             while not list(tmp_path.iterdir()):
                 time.sleep(0.001)

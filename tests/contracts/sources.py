@@ -12,7 +12,7 @@ from gpublocks import contracts
 from gpublocks.contracts import Reach
 from gpublocks.errors import GpublocksError
 from gpublocks.geometry import Region
-from tests.forks import Fork
+from tests.forks import fork
 
 REGIONS = [
     Region((0, 0, 0), (5, 6, 7)),
@@ -135,7 +135,7 @@ class SourceContract:
         region = REGIONS[1]
         assert len(pickle.dumps(source)) < 1000
         (tmp_path / "sent").write_bytes(pickle.dumps((source, region)))
-        ends(Fork(READ, tmp_path / "sent", tmp_path / "got.npy"))
+        ends(fork(READ, tmp_path / "sent", tmp_path / "got.npy"))
         assert np.array_equal(np.load(tmp_path / "got.npy"), expected[region.slices])
 
 
@@ -180,7 +180,7 @@ class SinkContract(SourceContract):
         processes = []
         for n, writes in enumerate(shares):
             (tmp_path / f"sent{n}").write_bytes(pickle.dumps((source, writes)))
-            processes.append(Fork(WRITE, tmp_path / f"sent{n}"))
+            processes.append(fork(WRITE, tmp_path / f"sent{n}"))
         for process in processes:
             ends(process)
         assert np.array_equal(source.read(REGIONS[0]), np.arange(1000, 1210).reshape(5, 6, 7))
