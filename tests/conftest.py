@@ -3,6 +3,7 @@
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -40,6 +41,10 @@ def pytest_configure() -> None:
     # Standard error is captured while a test runs, and what is captured is lost in the exit.
     global _stderr
     _stderr = os.dup(2)
+    # Shells start what runs in the background with interrupts ignored, and programs hand that on to
+    # those that they start: to those, too, that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
