@@ -54,6 +54,7 @@ FLOORS = [
         "engines",
         "layouts",
         "launching",
+        "storing",
     },
     {
         "sharing",

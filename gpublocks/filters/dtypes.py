@@ -18,6 +18,7 @@ __all__ = [
     "limits",
     "rule",
     "same",
+    "stored",
     "weighted",
     "wide",
 ]
@@ -88,6 +89,11 @@ def check_real(dtype: DType, name: str) -> None:
             f"{name} got {dtype}; filters are for truth values, integers and floats of at most "
             "64 bits"
         )
+
+
+def stored(dtype: DType) -> bool:
+    """Tell whether engines round to a type by themselves."""
+    return dtype.kind in "iu" or dtype in (_FLOAT32, _FLOAT64)
 
 
 def limits(dtype: DType) -> tuple[float, float]:
