@@ -721,7 +721,15 @@ def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
     return on_device
 
 
-ELEMENTWISE = ("rint", "nan_to_num")
+ELEMENTWISE = (
+    "greater",
+    "greater_equal",
+    "maximum",
+    "minimum",
+    "nan_to_num",
+    "rint",
+    "subtract",
+)
 
 
 def get_plan_cache() -> Any:

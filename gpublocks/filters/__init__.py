@@ -9,14 +9,82 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpublocks.filters.smoothing import gaussian
+    from gpublocks.filters.masks import (
+        binary_closing,
+        binary_dilation,
+        binary_erosion,
+        binary_opening,
+        local_maxima,
+    )
+    from gpublocks.filters.morphology import (
+        grey_closing,
+        grey_dilation,
+        grey_erosion,
+        grey_opening,
+        maximum,
+        minimum,
+    )
+    from gpublocks.filters.smoothing import gaussian, uniform
     from gpublocks.filters.steps import Filter, filter
+    from gpublocks.filters.tophats import (
+        black_tophat,
+        morphological_gradient,
+        subtract_background,
+        white_tophat,
+    )
 
-__all__ = ["Filter", "filter", "gaussian"]
+__all__ = [
+    "Filter",
+    "binary_closing",
+    "binary_dilation",
+    "binary_erosion",
+    "binary_opening",
+    "black_tophat",
+    "filter",
+    "gaussian",
+    "grey_closing",
+    "grey_dilation",
+    "grey_erosion",
+    "grey_opening",
+    "local_maxima",
+    "maximum",
+    "minimum",
+    "morphological_gradient",
+    "subtract_background",
+    "uniform",
+    "white_tophat",
+]
 
 _HOMES = {
-    "smoothing": ("gaussian",),
-    "steps": ("Filter", "filter"),
+    "masks": (
+        "binary_closing",
+        "binary_dilation",
+        "binary_erosion",
+        "binary_opening",
+        "local_maxima",
+    ),
+    "morphology": (
+        "grey_closing",
+        "grey_dilation",
+        "grey_erosion",
+        "grey_opening",
+        "maximum",
+        "minimum",
+    ),
+    "smoothing": (
+        "gaussian",
+        "uniform",
+    ),
+    "steps": (
+        "Filter",
+        "filter",
+    ),
+    "tophats": (
+        "black_tophat",
+        "morphological_gradient",
+        "subtract_background",
+        "white_tophat",
+    ),
 }
 """The modules, and what they give."""
 

@@ -32,3 +32,9 @@ __device__ inline T voxel(
     z = continued(z, length, mode);
     return z < 0 ? (T)cval : (T)line[z * inner];
 }
+
+// The lower or the higher one of two numbers; NaN if one is NaN.
+template <class T>
+__device__ inline T extreme(T found, T other, int most) {
+    return other != other || (most ? other > found : other < found) ? other : found;
+}
