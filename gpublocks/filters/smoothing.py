@@ -173,12 +173,11 @@ def uniform(
 
     Notes
     -----
-    Sums of integers are exact and divided once: voxels are the nearest integers to the mean, halves
-    the even ones (SciPy cuts the mean off after each axis); where sums may be beyond 2^52 they are
-    taken in float64. Floats are summed in float64 for each window by itself, so that NaN and
-    infinities stay within their windows and rounding does not depend on where a block begins
-    (SciPy's running sums do); after each axis the mean is rounded to float32, or float64 for
-    float64.
+    Sums of integers are exact up to 2^52 and divided once: voxels are the nearest integers to the
+    mean, halves the even ones (SciPy cuts the mean off after each axis). Floats are summed in
+    float64 for each window by itself, so that NaN and infinities stay within their windows and
+    rounding does not depend on where a block begins (SciPy's running sums do); after each axis the
+    mean is rounded to float32, or float64 for float64.
 
     Examples
     --------

@@ -66,8 +66,9 @@ def extremes(
 def means(array: Any, sizes: Sequence[int], border: Border, dtype: DType) -> Any:
     """Return the mean of a box around each voxel.
 
-    Integers are summed exactly over all axes and divided once, so that the result is the nearest
-    one of the mean, halves to even; where 64 bits may not hold a sum it is taken in float64.
+    Integers are summed over all axes and divided once, so that the result is the nearest one of the
+    mean, halves to even: in 32 bits, or in float64 where these may not hold a sum, which is exact
+    up to 2^52 (quotients of larger ones may round to a half that they are not).
     Floats are summed in float64 and divided along one axis after the other, and kept as `wide` says
     in between, as `scipy.ndimage.uniform_filter` does. A sum is taken in an order of its own:
     the window is cut into stretches whose lengths are powers of two, the shortest first; each
@@ -129,10 +130,9 @@ def _types(dtype: DType, count: int, border: Border) -> tuple[DType, DType]:
     low, high = (0.0, 1.0) if dtype.kind == "b" else limits(dtype)
     if mode == "constant":
         low, high = min(low, cval), max(high, cval)
-    for kind in (np.uint32, np.int32, np.int64):
+    for kind in (np.uint32, np.int32):
         least, most = limits(np.dtype(kind))
-        # Quotients of integers beyond 2^52 by others may round to a half that they are not.
-        if least <= low * count and high * count <= min(most, 2.0**52) and cval == int(cval):
+        if least <= low * count and high * count <= most and cval == int(cval):
             return np.dtype(kind), np.dtype(kind)
     return np.dtype(np.float64), np.dtype(np.float64)
 
