@@ -721,7 +721,17 @@ def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
     return on_device
 
 
-ALIKE = ("isnan", "nan_to_num", "rint", "where")
+ALIKE = (
+    "greater",
+    "greater_equal",
+    "isnan",
+    "maximum",
+    "minimum",
+    "nan_to_num",
+    "rint",
+    "subtract",
+    "where",
+)
 """Functions that take and give what those of NumPy do, but for where the voxels lie."""
 
 

@@ -9,26 +9,79 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpublocks.filters.smoothing import gaussian
+    from gpublocks.filters.masks import (
+        binary_closing,
+        binary_dilation,
+        binary_erosion,
+        binary_opening,
+        local_maxima,
+    )
+    from gpublocks.filters.morphology import (
+        grey_closing,
+        grey_dilation,
+        grey_erosion,
+        grey_opening,
+        maximum,
+        minimum,
+    )
+    from gpublocks.filters.smoothing import gaussian, uniform
     from gpublocks.filters.statistics import histogram, minmax, percentiles
     from gpublocks.filters.steps import Filter, filter
+    from gpublocks.filters.tophats import (
+        black_tophat,
+        morphological_gradient,
+        subtract_background,
+        white_tophat,
+    )
     from gpublocks.filters.verifying import Verification, verify
 
 __all__ = [
     "Filter",
     "Verification",
+    "binary_closing",
+    "binary_dilation",
+    "binary_erosion",
+    "binary_opening",
+    "black_tophat",
     "filter",
     "gaussian",
+    "grey_closing",
+    "grey_dilation",
+    "grey_erosion",
+    "grey_opening",
     "histogram",
+    "local_maxima",
+    "maximum",
+    "minimum",
     "minmax",
+    "morphological_gradient",
     "percentiles",
+    "subtract_background",
+    "uniform",
     "verify",
+    "white_tophat",
 ]
 
 _HOMES = {
-    "smoothing": ("gaussian",),
+    "masks": (
+        "binary_closing",
+        "binary_dilation",
+        "binary_erosion",
+        "binary_opening",
+        "local_maxima",
+    ),
+    "morphology": (
+        "grey_closing",
+        "grey_dilation",
+        "grey_erosion",
+        "grey_opening",
+        "maximum",
+        "minimum",
+    ),
+    "smoothing": ("gaussian", "uniform"),
     "statistics": ("histogram", "minmax", "percentiles"),
     "steps": ("Filter", "filter"),
+    "tophats": ("black_tophat", "morphological_gradient", "subtract_background", "white_tophat"),
     "verifying": ("Verification", "verify"),
 }
 """The modules, and what they give."""

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
-from gpublocks.filters.dtypes import converted, limits, wide
+from gpublocks.filters.dtypes import converted, limits, stored, wide
 from gpublocks.filters.engines import engine_of
 from gpublocks.filters.launching import MODES, launch
 from gpublocks.filters.layouts import along, in_memory_order
@@ -46,7 +46,7 @@ def correlate(array: Any, weights: Mapping[int, Weights], border: Border, dtype:
         source = source.astype(between)
     last = max(weights)
     for axis in sorted(weights):
-        kept = dtype if axis == last and _stored(dtype) else between
+        kept = dtype if axis == last and stored(dtype) else between
         target = array_namespace(array).empty(source.shape, kept)
         place = source.ndim - 1 - axis if flipped else axis
         _correlate_along(along(source, place), along(target, place), weights[axis], border)
@@ -58,14 +58,9 @@ def correlate(array: Any, weights: Mapping[int, Weights], border: Border, dtype:
 def correlation_bytes(dtype: DType, result: DType, axes: int = 3) -> float:
     """Return the bytes per voxel that `correlate` takes over so many axes at most."""
     between = wide(dtype).itemsize
-    if not _stored(result):
+    if not stored(result):
         return 2 * between + result.itemsize
     return max(between * min(2, axes - 1), between * (axes > 1) + result.itemsize)
-
-
-def _stored(dtype: DType) -> bool:
-    """Tell whether engines round to a type by themselves."""
-    return dtype.kind in "iu" or dtype in (np.float32, np.float64)
 
 
 def _correlate_along(source: Any, target: Any, weights: Weights, border: Border) -> None:

@@ -14,10 +14,13 @@ __all__ = [
     "Always",
     "Rule",
     "check_real",
+    "comparable",
     "converted",
     "limits",
+    "restored",
     "rule",
     "same",
+    "stored",
     "weighted",
     "wide",
 ]
@@ -88,6 +91,31 @@ def check_real(dtype: DType, name: str) -> None:
             f"{name} got {dtype}; filters are for truth values, integers and floats of at most "
             "64 bits"
         )
+
+
+def stored(dtype: DType) -> bool:
+    """Tell whether engines round to a type by themselves."""
+    return dtype.kind in "iu" or dtype in (_FLOAT32, _FLOAT64)
+
+
+def comparable(array: Any, value: float) -> tuple[Any, Any]:
+    """Return an array in a type that engines compare, and an array of NumPy of one more voxel.
+
+    That one is rounded and limited to what the array's type holds, which comes to the same as if
+    this were done to the extreme of both.
+    """
+    with np.errstate(over="ignore"):
+        more = converted(np.array([value]), array.dtype)
+    if array.dtype == np.bool_:
+        return array.view(np.uint8), more.view(np.uint8)
+    if array.dtype == np.float16:
+        return array.astype(_FLOAT32), more.astype(_FLOAT32)
+    return array, more
+
+
+def restored(array: Any, dtype: DType) -> Any:
+    """Return what is made of a `comparable` array in the type that this one had."""
+    return array.view(dtype) if dtype.kind == "b" else array.astype(dtype, copy=False)
 
 
 def limits(dtype: DType) -> tuple[float, float]:

@@ -11,6 +11,7 @@ __all__ = [
     "Border",
     "Mode",
     "PerAxis",
+    "Span",
     "border",
     "number",
     "per_axis",
@@ -25,6 +26,9 @@ PerAxis = float | tuple[float, ...]
 
 Mode = Literal["reflect", "mirror", "nearest", "constant"]
 """What lies beyond the border, as `scipy.ndimage` has it."""
+
+Span = tuple[int, int]
+"""Voxels of a window before and after the one that it belongs to, along an axis."""
 
 _MODES: dict[str, Mode] = {
     "reflect": "reflect",

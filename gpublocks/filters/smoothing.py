@@ -8,10 +8,20 @@ import numpy as np
 from gpublocks.contracts import DType
 from gpublocks.filters.correlating import Weights, correlate, correlation_bytes
 from gpublocks.filters.dtypes import Rule, rule, weighted, wide
-from gpublocks.filters.parameters import Border, border, number, per_axis, sigmas, spread, together
+from gpublocks.filters.parameters import (
+    Border,
+    border,
+    number,
+    per_axis,
+    sigmas,
+    sizes,
+    spread,
+    together,
+)
 from gpublocks.filters.steps import Step, maker
+from gpublocks.filters.windows import around, mean_bytes, means
 
-__all__ = ["gaussian"]
+__all__ = ["gaussian", "uniform"]
 
 
 @maker
@@ -126,3 +136,73 @@ def gaussian_weights(sigma: float, order: int, radius: int) -> Weights:
         q = step.dot(q)
     weights: Weights = (x[:, None] ** exponents).dot(q) * phi
     return weights[::-1]
+
+
+@maker
+def uniform(
+    size: int | float | tuple[float, ...] = 3,
+    *,
+    mode: str = "reflect",
+    cval: float = 0.0,
+    voxel_size: float | tuple[float, ...] | None = None,
+    dtype: Any = None,
+) -> Step:
+    """Make a filter for the mean of a box around each voxel, as `scipy.ndimage.uniform_filter`.
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Voxels of the box, for all axes or for each; it begins ``size // 2`` before its own voxel.
+        With `voxel_size` lengths, of which the nearest odd number is taken.
+    mode : {'reflect', 'mirror', 'nearest', 'constant'}
+        What lies beyond the border of the volume, as in `scipy.ndimage`.
+    cval : float
+        Value beyond the border where `mode` is ``'constant'``.
+    voxel_size : float or tuple of float, optional
+        Size of a voxel, in the unit of `size` (micrometres, say).
+    dtype : dtype, optional
+        Type of the result. By default that of the array, and float32 for truth values.
+
+    Returns
+    -------
+    Filter
+
+    Raises
+    ------
+    ArgumentTypeError, PlanError
+
+    Notes
+    -----
+    Sums of integers are exact up to 2^52 and divided once: voxels are the nearest integers to the
+    mean, halves the even ones (SciPy cuts the mean off after each axis). Floats are summed in
+    float64 for each window by itself, so that NaN and infinities stay within their windows and
+    rounding does not depend on where a block begins (SciPy's running sums do); after each axis the
+    mean is rounded to float32, or float64 for float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> uniform(3)(np.array([0, 0, 7, 0, 0, 2]))
+    array([0, 2, 2, 2, 1, 1])
+    >>> uniform((1, 5, 4)).halo
+    (0, 2, 2)
+    """
+    lengths = sizes(size, voxel_size)
+    halo = tuple([max(around(n)) for n in lengths]) if isinstance(lengths, tuple) else lengths // 2
+    rounding = rule(dtype, weighted)
+    beyond = border(mode, cval)
+    return Step(
+        partial(_uniform, size=lengths, border=beyond),
+        halo=halo,
+        dtype=rounding,
+        memory=partial(_uniform_bytes, result=rounding, size=lengths, border=beyond),
+    )
+
+
+def _uniform(array: Any, dtype: DType, *, size: Any, border: Border) -> Any:
+    return means(array, spread("size", size, array.ndim), border, dtype)
+
+
+def _uniform_bytes(dtype: DType, *, result: Rule, size: Any, border: Border) -> float:
+    axes = len(size) if isinstance(size, tuple) else 3
+    return mean_bytes(dtype, result(dtype), spread("size", size, axes), border)

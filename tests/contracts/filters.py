@@ -7,7 +7,7 @@ a plain one, of the whole array.
 import functools
 import pickle
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,8 +241,7 @@ class FilterContract:
             example, ndim = kind
             if ndim == 1:
                 return  # A row is of no account but where it is the array.
-            shape = {2: (250, 240), 3: (40, 39, 40)}[ndim]
-            array = _array(shape, dtype, "noise", 1, "C")
+            array = _array(self.large[ndim], dtype, "noise", 1, "C")
             said = example.filter.memory(array.dtype)
             assert said is not None
             example.filter(array)
@@ -259,6 +258,8 @@ class FilterContract:
 
         check()
 
+    large: Mapping[int, tuple[int, ...]] = {2: (250, 240), 3: (40, 39, 40)}
+    """Shapes that are large beside what does not grow with the array."""
     small_bytes = 150_000
     """Memory that does not grow with the array, or with its faces only."""
     modesty = 2.0

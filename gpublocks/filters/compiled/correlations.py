@@ -12,6 +12,7 @@ import numpy as np
 
 from gpublocks.filters.borders import extended
 from gpublocks.filters.compiled.compiling import compiled
+from gpublocks.filters.compiled.storing import store
 from gpublocks.filters.dtypes import limits
 from gpublocks.filters.parameters import Border
 
@@ -79,7 +80,7 @@ def _slower(
                         row[i] = voxels[i]
                 if z >= 0:
                     _sum_rows(ring, z, weights, symmetry, total, n)
-                    _store(total, target[o, z, start : start + n], n, whole, low, high)
+                    store(total, target[o, z, start : start + n], n, whole, low, high)
 
 
 @compiled
@@ -137,7 +138,7 @@ def _fastest(
             _begin(row[middle:], weights[middle], total, length)
             for k in range(middle):
                 _add_pair(row[k:], row[size - 1 - k :], weights[k], symmetry, total, length)
-        _store(total, target[r], length, whole, low, high)
+        store(total, target[r], length, whole, low, high)
 
 
 @compiled
@@ -160,16 +161,3 @@ def _add_pair(first: Any, second: Any, weight: float, symmetry: int, total: Any,
     else:
         for i in range(n):
             total[i] += (first[i] - second[i]) * weight
-
-
-@compiled
-def _store(total: Any, target: Any, n: int, whole: bool, low: float, high: float) -> None:
-    """Round sums to the type of the target."""
-    if whole:
-        for i in range(n):
-            value = np.rint(total[i])
-            value = 0.0 if np.isnan(value) else min(max(value, low), high)
-            target[i] = value
-    else:
-        for i in range(n):
-            target[i] = total[i]
