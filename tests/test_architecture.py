@@ -34,6 +34,7 @@ FLOORS = [
         "metadata",
         "parameters",
         "borders",
+        "gaussians",
         "compiling",
     },
     {
@@ -78,7 +79,7 @@ FLOORS = [
         "boxes",
         "correlating",
     },
-    {"stacks", "boxed", "zarr_layout", "smoothing"},
+    {"stacks", "boxed", "zarr_layout", "smoothing", "derivatives"},
     {"library"},
     {"grid", "io", "running", "flow", "workers", "masking", "sample"},
     {"storage"},
