@@ -9,12 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpublocks.filters.derivatives import (
+        difference_of_gaussians,
+        gaussian_gradient_magnitude,
+        gaussian_laplace,
+        laplace,
+        prewitt,
+        sobel,
+    )
     from gpublocks.filters.smoothing import gaussian
     from gpublocks.filters.steps import Filter, filter
 
-__all__ = ["Filter", "filter", "gaussian"]
+__all__ = [
+    "Filter",
+    "difference_of_gaussians",
+    "filter",
+    "gaussian",
+    "gaussian_gradient_magnitude",
+    "gaussian_laplace",
+    "laplace",
+    "prewitt",
+    "sobel",
+]
 
 _HOMES = {
+    "derivatives": (
+        "difference_of_gaussians",
+        "gaussian_gradient_magnitude",
+        "gaussian_laplace",
+        "laplace",
+        "prewitt",
+        "sobel",
+    ),
     "smoothing": ("gaussian",),
     "steps": ("Filter", "filter"),
 }

@@ -11,6 +11,7 @@ __all__ = [
     "Border",
     "Mode",
     "PerAxis",
+    "axis_in",
     "border",
     "number",
     "per_axis",
@@ -142,6 +143,21 @@ def spread(name: str, value: Any, axes: int) -> tuple[Any, ...]:
     if len(values) != axes:
         raise PlanError(f"{name} has {len(values)} values, but there are {axes} axes")
     return values
+
+
+def axis_in(axis: int, ndim: int) -> int:
+    """Return an axis counted from the first one.
+
+    Raises
+    ------
+    PlanError
+        If there are not so many axes.
+    """
+    if not -ndim <= axis < ndim:
+        raise PlanError(
+            f"axis is {axis}, but the array has {ndim} axes; give {-ndim} to {ndim - 1}"
+        )
+    return axis % ndim
 
 
 def together(**values: Any) -> list[Any]:
