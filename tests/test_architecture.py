@@ -66,6 +66,7 @@ FLOORS = [
         "zarr_nodes",
         "steps",
         "correlations",
+        "straight_lines",
     },
     {
         "packing",
@@ -78,6 +79,7 @@ FLOORS = [
         "paged",
         "boxes",
         "correlating",
+        "pointwise",
     },
     {"stacks", "boxed", "zarr_layout", "smoothing", "derivatives"},
     {"library"},

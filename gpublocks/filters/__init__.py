@@ -17,11 +17,14 @@ if TYPE_CHECKING:
         prewitt,
         sobel,
     )
+    from gpublocks.filters.pointwise import cast, clip, rescale, threshold
     from gpublocks.filters.smoothing import gaussian
     from gpublocks.filters.steps import Filter, filter
 
 __all__ = [
     "Filter",
+    "cast",
+    "clip",
     "difference_of_gaussians",
     "filter",
     "gaussian",
@@ -29,7 +32,9 @@ __all__ = [
     "gaussian_laplace",
     "laplace",
     "prewitt",
+    "rescale",
     "sobel",
+    "threshold",
 ]
 
 _HOMES = {
@@ -41,6 +46,7 @@ _HOMES = {
         "prewitt",
         "sobel",
     ),
+    "pointwise": ("cast", "clip", "rescale", "threshold"),
     "smoothing": ("gaussian",),
     "steps": ("Filter", "filter"),
 }
