@@ -66,6 +66,7 @@ FLOORS = [
         "zarr_nodes",
         "steps",
         "correlations",
+        "ridge_measures",
         "straight_lines",
     },
     {
@@ -81,8 +82,8 @@ FLOORS = [
         "correlating",
         "pointwise",
     },
-    {"stacks", "boxed", "zarr_layout", "smoothing", "derivatives"},
-    {"library"},
+    {"stacks", "boxed", "zarr_layout", "smoothing", "derivatives", "hessians"},
+    {"library", "ridges"},
     {"grid", "io", "running", "flow", "workers", "masking", "sample"},
     {"storage"},
     {"sizing", "planning", "caching", "blocks", "devices", "picture"},

@@ -52,6 +52,7 @@ NAMES: dict[str, str | None] = {
     "cupy.asnumpy": "a, stream=None, order='C', out=None, *, blocking=True",
     "cupy.empty": "shape, dtype=float, order='C'",
     "cupy.isnan": None,
+    "cupy.maximum": None,
     "cupy.rint": None,
     "cupy.sqrt": None,
     "cupy.zeros": "shape, dtype=float, order='C'",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         sobel,
     )
     from gpublocks.filters.pointwise import cast, clip, rescale, threshold
+    from gpublocks.filters.ridges import frangi, hessian_eigenvalue, meijering, sato
     from gpublocks.filters.smoothing import gaussian
     from gpublocks.filters.steps import Filter, filter
 
@@ -27,12 +28,16 @@ __all__ = [
     "clip",
     "difference_of_gaussians",
     "filter",
+    "frangi",
     "gaussian",
     "gaussian_gradient_magnitude",
     "gaussian_laplace",
+    "hessian_eigenvalue",
     "laplace",
+    "meijering",
     "prewitt",
     "rescale",
+    "sato",
     "sobel",
     "threshold",
 ]
@@ -47,6 +52,7 @@ _HOMES = {
         "sobel",
     ),
     "pointwise": ("cast", "clip", "rescale", "threshold"),
+    "ridges": ("frangi", "hessian_eigenvalue", "meijering", "sato"),
     "smoothing": ("gaussian",),
     "steps": ("Filter", "filter"),
 }

@@ -20,6 +20,7 @@ __all__ = [
     "Weights",
     "combination_bytes",
     "correlate",
+    "correlate_each",
     "correlate_together",
     "correlation_bytes",
 ]
@@ -96,6 +97,21 @@ def correlate_together(array: Any, terms: Sequence[Term], border: Border) -> Any
     if ways:
         _correlate(array, ways, border)
     return total
+
+
+def correlate_each(
+    array: Any, several: Sequence[Mapping[int, Weights]], border: Border
+) -> list[Any]:
+    """Return several correlations, each as `correlate` does, of type `wide`.
+
+    Those that begin with the same weights (the same objects) share these passes. All results have
+    the memory order of the array.
+    """
+    kept = wide(array.dtype)
+    ways = [
+        _Way(tuple(weights.items()), kept, "set", number) for number, weights in enumerate(several)
+    ]
+    return _correlate(array, ways, border)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

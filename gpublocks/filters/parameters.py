@@ -47,6 +47,7 @@ def number(
     *,
     least: float | None = None,
     most: float | None = None,
+    above: float | None = None,
     whole: bool = False,
 ) -> Any:
     """Return a parameter as a plain int or float.
@@ -55,6 +56,8 @@ def number(
     ----------
     least, most : float, optional
         Limits, themselves allowed.
+    above : float, optional
+        A limit that is not allowed itself.
     whole : bool
         Whether it is a number of something.
 
@@ -79,6 +82,8 @@ def number(
         raise PlanError(f"{name} is {value!r}; give a finite number")
     if least is not None and found < least:
         raise PlanError(f"{name} is {value!r}; give at least {least}")
+    if above is not None and found <= above:
+        raise PlanError(f"{name} is {value!r}; give more than {above}")
     if most is not None and found > most:
         raise PlanError(f"{name} is {value!r}; give at most {most}")
     return int(value) if isinstance(value, Integral) else found
