@@ -736,7 +736,7 @@ def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
     return on_device
 
 
-ELEMENTWISE = ("isnan", "maximum", "rint", "sqrt")
+ELEMENTWISE = ("isnan", "maximum", "rint", "sqrt", "subtract")
 
 
 def get_plan_cache() -> Any:

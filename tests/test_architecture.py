@@ -82,7 +82,7 @@ FLOORS = [
         "correlating",
         "pointwise",
     },
-    {"stacks", "boxed", "zarr_layout", "smoothing", "derivatives", "hessians"},
+    {"stacks", "boxed", "zarr_layout", "smoothing", "derivatives", "hessians", "local"},
     {"library", "ridges"},
     {"grid", "io", "running", "flow", "workers", "masking", "sample"},
     {"storage"},

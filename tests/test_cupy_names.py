@@ -55,6 +55,7 @@ NAMES: dict[str, str | None] = {
     "cupy.maximum": None,
     "cupy.rint": None,
     "cupy.sqrt": None,
+    "cupy.subtract": None,
     "cupy.zeros": "shape, dtype=float, order='C'",
     "cupy.copyto": "dst, src, casting='same_kind', where=None",
     "cupy.ndarray": "shape, dtype=float, memptr=None, strides=None, order='C'",

@@ -230,6 +230,16 @@ def test_types(dtype: str) -> None:
     assert whole.dtype == "uint8"
 
 
+def test_looks_as_far_as_the_largest_scale_does() -> None:
+    assert filters.sato([1, 3], voxel_size=(1, 2)).halo == (12, 6)
+    assert filters.meijering([3, 1]).halo == 12
+    for made in (filters.sato([1, 2], voxel_size=(1, 2)), filters.sato([2, 1])):
+        reach, _ = made.halo if isinstance(made.halo, tuple) else (made.halo, 0)
+        array = np.zeros((40, 9))
+        array[20] = 1
+        assert np.flatnonzero(made(array).any(1)).min() >= 20 - reach
+
+
 def test_odd_shapes() -> None:
     assert filters.sato([1])(np.zeros((0, 4))).shape == (0, 4)
     assert filters.sato([1])(np.ones((1, 1, 5))).shape == (1, 1, 5)

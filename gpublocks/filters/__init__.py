@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         prewitt,
         sobel,
     )
+    from gpublocks.filters.local import local_threshold, normalize_local_contrast
     from gpublocks.filters.pointwise import cast, clip, rescale, threshold
     from gpublocks.filters.ridges import frangi, hessian_eigenvalue, meijering, sato
     from gpublocks.filters.smoothing import gaussian
@@ -34,7 +35,9 @@ __all__ = [
     "gaussian_laplace",
     "hessian_eigenvalue",
     "laplace",
+    "local_threshold",
     "meijering",
+    "normalize_local_contrast",
     "prewitt",
     "rescale",
     "sato",
@@ -51,6 +54,7 @@ _HOMES = {
         "prewitt",
         "sobel",
     ),
+    "local": ("local_threshold", "normalize_local_contrast"),
     "pointwise": ("cast", "clip", "rescale", "threshold"),
     "ridges": ("frangi", "hessian_eigenvalue", "meijering", "sato"),
     "smoothing": ("gaussian",),
