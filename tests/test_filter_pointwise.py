@@ -89,6 +89,17 @@ class TestRescale(FilterContract):
         return Example(filters.rescale(inside, outside, dtype=dtype), plain)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("below", [False, True])
+def test_all_thresholds_of_short_integers(dtype: str, below: bool) -> None:
+    info = np.iinfo(dtype)
+    array = np.arange(info.min, info.max + 1).astype(dtype)
+    for value in np.arange(info.min - 1, info.max + 1.5, 0.5).tolist():
+        doubles = array.astype(np.float64)
+        expected = doubles < value if below else doubles > value
+        assert np.array_equal(filters.threshold(value, below=below)(array), expected), value
+
+
 def test_ranges_are_those_of_the_type_by_default() -> None:
     array = np.array([0.0, 0.5, 1.0])
     assert filters.rescale((0, 1), dtype="uint8")(array).tolist() == [0, 128, 255]

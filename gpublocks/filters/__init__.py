@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpublocks.filters.denoising import bilateral
     from gpublocks.filters.derivatives import (
         difference_of_gaussians,
         gaussian_gradient_magnitude,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Filter",
+    "bilateral",
     "cast",
     "clip",
     "difference_of_gaussians",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "denoising": ("bilateral",),
     "derivatives": (
         "difference_of_gaussians",
         "gaussian_gradient_magnitude",

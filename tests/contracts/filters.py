@@ -228,7 +228,7 @@ class FilterContract:
         value = filter_(array)[centre]
         for end in (-halo[axis], halo[axis]):
             place = (*centre[:axis], centre[axis] + end, *centre[axis + 1 :])
-            for other in (0, 50, 100, 10_000):
+            for other in (0, 50, 100, 10_000, 1e9):
                 changed = array.copy()
                 # The whole plane at the end: its middle, or a corner of it, may not be seen.
                 changed[(slice(None),) * axis + (place[axis],)] = other
