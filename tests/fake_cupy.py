@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 from host_kernels import HostKernel
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
@@ -679,9 +680,21 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     return ndarray(shape, dtype, order=order)
 
 
-def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = True) -> None:
+def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None) -> None:
     state.asked("launchKernel", stream=get_current_stream().ptr)
-    np.copyto(dst._host, _operand(src), casting, where=_operand(where))
+    np.copyto(dst._host, _operand(src), casting, where=True if where is None else _operand(where))
+
+
+def rfftn(a: ndarray, s: Any = None, axes: Any = None, norm: str | None = None) -> ndarray:
+    return _new(scipy.fft.rfftn(_operand(a), s, axes, norm))
+
+
+def irfftn(a: ndarray, s: Any = None, axes: Any = None, norm: str | None = None) -> ndarray:
+    return _new(scipy.fft.irfftn(_operand(a), s, axes, norm))
+
+
+def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> ndarray:
+    return _new(np.full(shape, fill_value, dtype, order), "K")
 
 
 def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
@@ -736,7 +749,17 @@ def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
     return on_device
 
 
-ELEMENTWISE = ("isnan", "maximum", "rint", "sqrt", "subtract")
+ELEMENTWISE = (
+    "conjugate",
+    "divide",
+    "isfinite",
+    "isnan",
+    "maximum",
+    "rint",
+    "roll",
+    "sqrt",
+    "subtract",
+)
 
 
 def get_plan_cache() -> Any:
@@ -792,7 +815,12 @@ def _module() -> Any:
         copyto=copyto,
         cuda=cuda,
         empty=empty,
-        fft=SimpleNamespace(config=SimpleNamespace(get_plan_cache=get_plan_cache)),
+        fft=SimpleNamespace(
+            config=SimpleNamespace(get_plan_cache=get_plan_cache),
+            irfftn=irfftn,
+            rfftn=rfftn,
+        ),
+        full=full,
         get_default_memory_pool=get_default_memory_pool,
         ndarray=ndarray,
         zeros=zeros,

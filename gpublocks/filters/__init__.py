@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpublocks.filters.deconvolution import richardson_lucy
     from gpublocks.filters.denoising import bilateral
     from gpublocks.filters.derivatives import (
         difference_of_gaussians,
@@ -42,12 +43,14 @@ __all__ = [
     "normalize_local_contrast",
     "prewitt",
     "rescale",
+    "richardson_lucy",
     "sato",
     "sobel",
     "threshold",
 ]
 
 _HOMES = {
+    "deconvolution": ("richardson_lucy",),
     "denoising": ("bilateral",),
     "derivatives": (
         "difference_of_gaussians",
