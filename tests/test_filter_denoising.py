@@ -19,7 +19,9 @@ def plain_bilateral(array: Array, colour: float, sigma: Any, size: Any, mode: st
     """Return the weighted mean of each window, one place of it after the other."""
     sigmas, sizes = np.broadcast_to(sigma, array.ndim), np.broadcast_to(size, array.ndim)
     centre = array.astype(np.float64)
-    padded = np.pad(centre, [(n // 2, (n - 1) // 2) for n in sizes], PADDING[mode])
+    constant = {"constant_values": 9.5} if mode == "constant" else {}
+    around = [(n // 2, (n - 1) // 2) for n in sizes]
+    padded = np.pad(centre, around, PADDING[mode], **constant)
     total, weights = np.zeros(array.shape), np.zeros(array.shape)
     for place in product(*map(range, sizes)):
         box = tuple([slice(p, p + n) for p, n in zip(place, array.shape, strict=True)])
@@ -58,7 +60,7 @@ class TestBilateral(FilterContract):
         def plain(array: Array) -> Array:
             return plain_bilateral(array, colour, sigma, window, mode)
 
-        return Example(filters.bilateral(colour, sigma, size=size, mode=mode), plain)
+        return Example(filters.bilateral(colour, sigma, size=size, mode=mode, cval=9.5), plain)
 
     def _noise(self, rng: np.random.Generator, shape: tuple[int, ...], attempt: int) -> Array:
         return rng.random(shape) * 10
