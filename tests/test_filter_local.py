@@ -78,20 +78,24 @@ class TestLocalThreshold(FilterContract):
         def plain(array: Array) -> Array:
             short = array.dtype.itemsize <= 2 or array.dtype == np.float32
             floats = array.astype(np.float32 if short else np.float64)
-            return array > ndi.gaussian_filter(floats, (size - 1) / 6, mode=mode) - offset
+            level = ndi.gaussian_filter(floats, (size - 1) / 6, mode=mode, cval=9.5)
+            return array > level - offset
 
-        return Example(filters.local_threshold(size, offset=offset, mode=mode), plain)
+        made = filters.local_threshold(size, offset=offset, mode=mode, cval=9.5)
+        return Example(made, plain)
 
     @staticmethod
     def _mean(size: Any, offset: float, mode: str) -> Example:
         def plain(array: Array) -> Array:
             sums = array.astype(np.float64)
+            beyond = 9.5
             for axis, length in enumerate(np.broadcast_to(size, array.ndim)):
-                sums = ndi.correlate1d(sums, np.ones(length), axis, mode=mode)
+                sums = ndi.correlate1d(sums, np.ones(length), axis, mode=mode, cval=beyond)
+                beyond *= length
             return array > sums / np.prod(np.broadcast_to(size, array.ndim)) - offset
 
-        made = filters.local_threshold(size, method="mean", offset=offset, mode=mode)
-        return Example(made, plain)
+        kwargs = {"method": "mean", "offset": offset, "mode": mode, "cval": 9.5}
+        return Example(filters.local_threshold(size, **kwargs), plain)
 
     @staticmethod
     def _deviation(size: int, k: float, sauvola: bool, mode: str) -> Example:

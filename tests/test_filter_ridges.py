@@ -74,6 +74,7 @@ class MeasureContract(FilterContract):
 
 
 class TestFrangi(MeasureContract):
+    attempts = 200
     agreement = 2e-5
     across = 1e-6
     scale = staticmethod(lambda array: 1.0)
@@ -138,7 +139,9 @@ class TestSatoAndMeijering(MeasureContract):
 @given(data=st.data())
 @settings(max_examples=30)
 def test_eigenvalues_of_all_matrices(engine: str, data: st.DataObject) -> None:
-    numbers = st.sampled_from([0.0, 1.0, -1.0, 3.0, 1e-9]) | st.floats(-1e3, 1e3)
+    numbers = st.sampled_from([0.0, 1.0, -1.0, 3.0, 1e-9]) | st.floats(
+        -1e3, 1e3, allow_subnormal=False
+    )
     elements = [np.array([data.draw(numbers)]) for _ in range(6)]
     a, d, e, b, f, c = (float(element[0]) for element in elements)
     expected = np.linalg.eigvalsh([[a, d, e], [d, b, f], [e, f, c]])[::-1]
@@ -150,7 +153,7 @@ def test_eigenvalues_of_all_matrices(engine: str, data: st.DataObject) -> None:
             patch.setattr(filters.engines, "_numba_works", lambda: engine == "numba")
             hessians._measure(given_, 3, hessians.Measure("eigenvalue", (index, 0, 0)), 1.0)
         found.append(given_[0][0])
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * largest + 1e-300)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * largest + 1e-150)
 
 
 def vessels(ndim: int) -> Array:

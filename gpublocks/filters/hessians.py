@@ -4,7 +4,7 @@ Sources: O. K. Smith, "Eigenvalues of a symmetric 3 x 3 matrix", Commun. ACM 4 (
 cosine of a third of an angle, ``4 x^3 - 3 x = r``, by Newton's method, which takes nothing but
 sums, products and quotients, and so gives the same on all engines. It starts within 4e-4 of it, and
 is done after three steps. Eigenvalues that are nearly the same are right to 1e-8 of the largest
-one, others to 1e-15.
+one, others to 1e-15, if their squares are numbers of float64 (not less than 1e-150, say).
 """
 
 from collections.abc import Mapping, Sequence

@@ -125,9 +125,17 @@ def _moments(array: Any, weights: dict[int, Weights], border: Border) -> tuple[A
 
 
 def _mean(values: Any, weights: dict[int, Weights], border: Border) -> Any:
-    """Return weighted means. They are divided at last, so that sums of integers are exact."""
-    mean = correlate(values, weights, border, _FLOAT64)
-    mean /= float(np.prod([weight.sum() for weight in weights.values()]))
+    """Return weighted means. They are divided at last, so that sums of integers are exact.
+
+    What lies beyond the border grows with the sums, from one axis to the next.
+    """
+    mode, cval = border
+    total = 1.0
+    mean = values.copy("K") if not weights else values
+    for axis, along in weights.items():
+        mean = correlate(mean, {axis: along}, (mode, cval * total), _FLOAT64)
+        total *= float(along.sum())
+    mean /= total
     return mean
 
 
