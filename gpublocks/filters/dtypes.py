@@ -15,6 +15,7 @@ __all__ = [
     "Rule",
     "check_real",
     "comparable",
+    "conversion_bytes",
     "converted",
     "limits",
     "restored",
@@ -145,12 +146,25 @@ def converted(array: Any, dtype: DType) -> Any:
     xp = array_namespace(array)
     if array.dtype.kind == "f":
         low, high = limits(dtype)
-        long = array.astype(_FLOAT64, copy=False) if dtype.itemsize > 2 else array
-        return (
-            xp.nan_to_num(xp.rint(long), nan=0.0, posinf=high, neginf=low)
-            .clip(low, high)
-            .astype(dtype)
-        )
+        values = xp.rint(array).astype(_holding(array.dtype, dtype), copy=False)
+        values.clip(low, high, out=values)
+        xp.copyto(values, 0, where=xp.isnan(values))
+        return values.astype(dtype)
     info, held = np.iinfo(dtype), np.iinfo(array.dtype)
     low, high = max(info.min, held.min), min(info.max, held.max)
     return array.clip(low, high).astype(dtype)
+
+
+def conversion_bytes(dtype: DType, result: DType) -> float:
+    """Return the bytes per voxel that `converted` takes at most, its result included."""
+    if dtype == result:
+        return 0
+    if dtype.kind != "f" or result.kind not in "iu":
+        return result.itemsize
+    held = _holding(dtype, result).itemsize
+    return held + max(result.itemsize, dtype.itemsize if _holding(dtype, result) != dtype else 0)
+
+
+def _holding(dtype: DType, result: DType) -> DType:
+    """Return the type of floats that holds those of one type and all integers of another one."""
+    return _FLOAT64 if result.itemsize > 2 or dtype == _FLOAT64 else _FLOAT32

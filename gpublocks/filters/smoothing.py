@@ -3,11 +3,10 @@
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from gpublocks.contracts import DType
-from gpublocks.filters.correlating import Weights, correlate, correlation_bytes
+from gpublocks.filters.correlating import correlate, correlation_bytes
 from gpublocks.filters.dtypes import Rule, rule, weighted, wide
+from gpublocks.filters.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
 from gpublocks.filters.parameters import (
     Border,
     border,
@@ -83,14 +82,12 @@ def gaussian(
         order=per_axis("order", order, partial(number, least=0, whole=True)),
     )
     truncate = number("truncate", truncate, least=0)
-    kernel = partial(_radius, truncate=truncate)
-    halo = tuple(map(kernel, lengths)) if isinstance(lengths, tuple) else kernel(lengths)
     derived = any(orders) if isinstance(orders, tuple) else bool(orders)
     rounding = rule(dtype, wide if derived else weighted)
     beyond = border(mode, cval)
     return Step(
         partial(_gaussian, sigma=lengths, order=orders, border=beyond, truncate=truncate),
-        halo=halo,
+        halo=gaussian_reach(lengths, truncate),
         dtype=rounding,
         memory=partial(_memory, result=rounding),
     )
@@ -100,42 +97,17 @@ def _memory(dtype: DType, result: Rule) -> float:
     return correlation_bytes(dtype, result(dtype))
 
 
-def _radius(sigma: float, truncate: float) -> int:
-    return int(truncate * sigma + 0.5)
-
-
 def _gaussian(
     array: Any, dtype: DType, *, sigma: Any, order: Any, border: Border, truncate: float
 ) -> Any:
     sigmas = spread("sigma", sigma, array.ndim)
     orders = spread("order", order, array.ndim)
     weights = {
-        axis: gaussian_weights(s, o, _radius(s, truncate))
+        axis: gaussian_weights(s, o, truncate)
         for axis, (s, o) in enumerate(zip(sigmas, orders, strict=True))
-        if s > 1e-15
+        if s > LEAST_SIGMA
     }
     return correlate(array, weights, border, dtype)
-
-
-def gaussian_weights(sigma: float, order: int, radius: int) -> Weights:
-    """Return the weights of a Gaussian, or of its derivative, to correlate an axis with.
-
-    The derivative of order n is the Gaussian times a polynomial, ``q' - q x / sigma^2`` of that of
-    order n - 1 (as in ``scipy.ndimage._filters._gaussian_kernel1d``).
-    """
-    x = np.arange(-radius, radius + 1)
-    phi: Weights = np.exp(-0.5 / (sigma * sigma) * x**2)
-    phi /= phi.sum()
-    if order == 0:
-        return phi
-    exponents = np.arange(order + 1)
-    q = np.zeros(order + 1)
-    q[0] = 1
-    step = np.diag(exponents[1:], 1) + np.diag(np.ones(order) / -(sigma * sigma), -1)
-    for _ in range(order):
-        q = step.dot(q)
-    weights: Weights = (x[:, None] ** exponents).dot(q) * phi
-    return weights[::-1]
 
 
 @maker

@@ -1,9 +1,11 @@
 // Weighted sums along an axis whose neighbours lie `inner` voxels apart.
 
+enum Combine { SET, ADD, SUBTRACT, ADD_SQUARES };
+
 extern "C" __global__ void correlate(
     const Source* source, Target* target, Index count, Index length, Index inner,
     const double* weights, int size, int symmetry, int mode, double cval,
-    int whole, double low, double high
+    int whole, double low, double high, int combine
 ) {
     Index n = (Index)blockIdx.x * blockDim.x + threadIdx.x;
     if (n >= count) return;
@@ -23,5 +25,9 @@ extern "C" __global__ void correlate(
             sum += (symmetry > 0 ? one + other : one - other) * weights[k];
         }
     }
-    target[n] = whole ? (Target)nearest(sum, low, high) : (Target)sum;
+    Target value = whole ? (Target)nearest(sum, low, high) : (Target)sum;
+    if (combine == SET) target[n] = value;
+    else if (combine == ADD) target[n] = (Target)(target[n] + value);
+    else if (combine == SUBTRACT) target[n] = (Target)(target[n] - value);
+    else target[n] = (Target)(target[n] + value * value);
 }
