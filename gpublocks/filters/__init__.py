@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpublocks.filters.ranks import median, percentile, rank
     from gpublocks.filters.smoothing import gaussian
     from gpublocks.filters.steps import Filter, filter
 
-__all__ = ["Filter", "filter", "gaussian"]
+__all__ = ["Filter", "filter", "gaussian", "median", "percentile", "rank"]
 
 _HOMES = {
+    "ranks": ("median", "percentile", "rank"),
     "smoothing": ("gaussian",),
     "steps": ("Filter", "filter"),
 }
