@@ -721,7 +721,7 @@ def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
     return on_device
 
 
-ELEMENTWISE = ("rint", "nan_to_num")
+ELEMENTWISE = ("rint", "nan_to_num", "maximum", "minimum")
 
 
 def get_plan_cache() -> Any:

@@ -88,7 +88,7 @@ FLOORS = [
         "ranking",
     },
     {"stacks", "boxed", "zarr_layout", "smoothing", "ranks"},
-    {"library"},
+    {"library", "lightsheets"},
     {"grid", "io", "running", "flow", "workers", "masking", "sample"},
     {"storage"},
     {"sizing", "planning", "caching", "blocks", "devices", "picture"},

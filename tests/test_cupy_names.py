@@ -52,6 +52,8 @@ NAMES: dict[str, str | None] = {
     "cupy.asnumpy": "a, stream=None, order='C', out=None, *, blocking=True",
     "cupy.empty": "shape, dtype=float, order='C'",
     "cupy.nan_to_num": "x, copy=True, nan=0.0, posinf=None, neginf=None",
+    "cupy.maximum": None,
+    "cupy.minimum": None,
     "cupy.rint": None,
     "cupy.copyto": "dst, src, casting='same_kind', where=None",
     "cupy.ndarray": "shape, dtype=float, memptr=None, strides=None, order='C'",

@@ -11,7 +11,17 @@ from contracts.filters import Array, Example, FilterContract
 from hypothesis import strategies as st
 
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters import Filter, counting, engines, median, percentile, rank, ranking, sorting
+from gpublocks.filters import (
+    Filter,
+    counting,
+    engines,
+    lightsheet,
+    median,
+    percentile,
+    rank,
+    ranking,
+    sorting,
+)
 
 MODES = ("reflect", "mirror", "nearest", "constant")
 
@@ -88,6 +98,46 @@ class TestCountedByColumns(RankContract):
     def _count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sorting, "_COMPARISON", 1e9)
         monkeypatch.setattr(counting, "_lines_cost", lambda footprint: 1e6)
+
+
+class TestLightsheet(FilterContract):
+    agreement = 1e-6
+    small_bytes = 400_000
+
+    @pytest.fixture(autouse=True)
+    def _cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ranking, "_PIECE", 1000)
+
+    def examples(self, ndim: int) -> st.SearchStrategy[Example]:
+        return st.builds(
+            self._example,
+            st.sampled_from([0.0, 20.0, 40.0]),
+            st.integers(3, 6),
+            st.integers(-ndim, ndim - 1),
+            st.lists(st.integers(1, 4), min_size=ndim, max_size=ndim).map(tuple),
+            st.sampled_from([0.5, 1.3, 2.0]),
+            st.sampled_from(MODES),
+        )
+
+    @staticmethod
+    def _example(
+        part: float, length: int, axis: int, window: Any, factor: float, mode: str
+    ) -> Example:
+        line = np.ones(len(window), int)
+        line[axis] = length
+
+        def plain(array: Array) -> Array:
+            voxels = array.astype(np.float64)
+            along, around = (
+                ndi.percentile_filter(voxels[None], part, (1, *size), mode=mode, cval=3)[0]
+                for size in (line, window)
+            )
+            return np.maximum(voxels - np.minimum(along, factor * around), 0)
+
+        filter_ = lightsheet(
+            part, length=length, axis=axis, background=window, factor=factor, mode=mode, cval=3
+        )
+        return Example(filter_, plain)
 
 
 ENGINES = ("numba", "scipy", "cuda")
@@ -219,6 +269,26 @@ def test_constant_beyond_the_border_is_one_that_a_voxel_may_have() -> None:
     assert rank(0, 3, mode="constant", cval=7.6)(array).tolist() == [8, 8]
 
 
+def test_a_light_sheet_in_micrometres() -> None:
+    """Lengths are those of voxels along their own axes."""
+    one = lightsheet(length=62, axis=1, background=(8, 50, 50), voxel_size=(4, 2, 2))
+    assert one.halo == (0, 15, 12)
+
+
+def test_stripes_go_and_what_lies_across_them_stays() -> None:
+    rng = np.random.default_rng(9)
+    clean = np.zeros((3, 60, 90), np.uint16)
+    clean[:, 10:14, 20:24] = 3000
+    clean[1, 40:43, 60] = 5000
+    lit = clean + 100 + 400 * (rng.random((3, 60, 1)) < 0.2).astype(np.uint16)
+    corrected = lightsheet(length=61, axis=2, background=(1, 41, 41), factor=10)(lit)
+    assert np.array_equal(corrected, clean)
+
+
+def light(**changed: Any) -> Filter:
+    return lightsheet(**{"length": 5, "axis": 0, "background": (3, 4, 5), **changed})
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -236,6 +306,12 @@ def test_constant_beyond_the_border_is_one_that_a_voxel_may_have() -> None:
         (lambda: rank(12, (2, 6)), PlanError, r"rank is 12; a window of 12 voxels has -12 to 11"),
         (lambda: rank(-3, footprint=[1, 1]), PlanError, "rank is -3; a window of 2 voxels"),
         (lambda: rank(9)(np.zeros((4, 4))), PlanError, "rank is 9; a window of 9 voxels"),
+        (lambda: light(background=9), ArgumentTypeError, "give a length for each axis"),
+        (lambda: light(axis=3), PlanError, "axis is 3, but background has values for 3 axes"),
+        (lambda: light(length=0), PlanError, "length is 0; give at least 1"),
+        (lambda: light(factor=-1), PlanError, "factor is -1; give at least 0"),
+        (lambda: light(percentile=-25), PlanError, "percentile is -25; give at least 0"),
+        (lambda: light()(np.zeros((4, 4))), PlanError, "values for 3 axes"),
         (lambda: median((3, 3))(np.zeros(4)), PlanError, "values for 2 axes"),
     ],
 )

@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpublocks.filters.lightsheets import lightsheet
     from gpublocks.filters.ranks import median, percentile, rank
     from gpublocks.filters.smoothing import gaussian
     from gpublocks.filters.steps import Filter, filter
 
-__all__ = ["Filter", "filter", "gaussian", "median", "percentile", "rank"]
+__all__ = ["Filter", "filter", "gaussian", "lightsheet", "median", "percentile", "rank"]
 
 _HOMES = {
+    "lightsheets": ("lightsheet",),
     "ranks": ("median", "percentile", "rank"),
     "smoothing": ("gaussian",),
     "steps": ("Filter", "filter"),

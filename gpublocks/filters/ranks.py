@@ -13,7 +13,7 @@ from gpublocks.filters.parameters import Border, border, number, sizes, spread
 from gpublocks.filters.ranking import ranked, ranking_bytes
 from gpublocks.filters.steps import Step, maker
 
-__all__ = ["median", "percentile", "rank"]
+__all__ = ["median", "percentile", "rank", "rank_of_percentile"]
 
 _SIZE = 3
 
@@ -112,7 +112,7 @@ def percentile(
     """
     wanted = number("percentile", percentile, least=-100, most=100)
     wanted = wanted + 100.0 if wanted < 0 else float(wanted)
-    return _step(partial(_at_percentile, wanted), size, footprint, mode, cval, voxel_size)
+    return _step(partial(rank_of_percentile, wanted), size, footprint, mode, cval, voxel_size)
 
 
 @maker
@@ -159,7 +159,7 @@ def _middle(count: int) -> int:
     return count // 2
 
 
-def _at_percentile(percentile: float, count: int) -> int:
+def rank_of_percentile(percentile: float, count: int) -> int:
     """Return the rank of a percentile, as `scipy.ndimage` has it."""
     return count - 1 if percentile == 100 else int(float(count) * percentile / 100)
 
