@@ -57,18 +57,22 @@ class Footprint:
         offsets = self.offsets[:, ::-1]
         return Footprint(np.ascontiguousarray(offsets[np.lexsort(offsets.T[::-1])]))
 
-    def borders(self, axis: int) -> tuple[Offsets, Offsets]:
-        """Return what the next voxel along an axis does not see any more, and what only that sees.
+    @cached_property
+    def sliding(self) -> tuple[int, Offsets, Offsets]:
+        """The axis along which the fewest voxels enter, the last of several; and these voxels.
 
-        Both are as seen from this voxel.
+        Those that the next voxel along it does not see any more, and those that only that one sees,
+        as seen from this voxel.
         """
-        ahead = np.zeros(len(self.lengths), np.int64)
-        ahead[axis] = 1
+        found = []
         wide = np.pad(self.mask, 1)
-        behind = np.roll(wide, 1, axis)
-        leaving = np.argwhere(wide & ~behind) - 1 - self.halo
-        entering = np.argwhere(wide & ~np.roll(wide, -1, axis)) - 1 - self.halo + ahead
-        return leaving, entering
+        for axis in reversed(range(wide.ndim)):
+            step = np.zeros(wide.ndim, np.int64)
+            step[axis] = 1
+            leaving = np.argwhere(wide & ~np.roll(wide, 1, axis)) - 1 - self.halo
+            entering = np.argwhere(wide & ~np.roll(wide, -1, axis)) - 1 - self.halo + step
+            found.append((axis, leaving, entering))
+        return min(found, key=lambda one: len(one[1]))
 
 
 def box(lengths: Sequence[int]) -> Footprint:

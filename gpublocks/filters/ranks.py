@@ -61,8 +61,11 @@ def median(
 
     Small windows are sorted by networks that whole rows pass through, of which the columns are
     sorted once for all windows that they are in (A. Adams, 2021; K. E. Batcher, 1968). In large
-    ones voxels are counted in histograms that slide (T. S. Huang, 1979), in boxes of voxels of 8
-    bits in a time that hardly depends on their size (S. Perreault, P. Hebert, 2007).
+    ones voxels are counted in histograms that slide (T. S. Huang, 1979), in boxes of integers with
+    few values in a time that hardly depends on their size (S. Perreault, P. Hebert, 2007).
+
+    Two things differ from SciPy: integers of 64 bits are not rounded, and footprints with holes
+    count on one axis too.
 
     Examples
     --------

@@ -13,7 +13,7 @@ from gpublocks.filters.pieces import Place
 
 __all__ = ["Sorting", "sorting"]
 
-_COMPARISON = 0.03
+_COMPARISON = 0.04
 """Nanoseconds that a byte of one comparison takes."""
 
 

@@ -89,9 +89,6 @@ def ranked_along(
             coarse[v >> shift] -= 1
 
 
-_BINS, _SHIFT = 256, 4
-
-
 @compiled
 def ranked_by_columns(
     source: Any,
@@ -105,12 +102,13 @@ def ranked_by_columns(
 ) -> None:
     """Slide histograms of columns along one axis, and their sum along another one.
 
-    The time does not depend on the size of the window along these two (S. Perreault, P. Hebert,
-    Median filtering in constant time, IEEE Transactions on Image Processing 16, 2007).
+    The time does not depend on the size of the window along these two. Only the part of the sum
+    where the rank lies is made up to date (S. Perreault, P. Hebert, Median filtering in constant
+    time, IEEE Transactions on Image Processing 16, 2007).
 
     Parameters
     ----------
-    source : ndarray of unsigned integers below 256, 1-d
+    source : ndarray of unsigned integers, 1-d
     corners : ndarray of int64
         First voxels of the windows of the first voxels of the result, for each of its planes.
     face : ndarray of int64
@@ -121,65 +119,98 @@ def ranked_by_columns(
         From one voxel to the next along them.
     rank : int
         From 0 on.
-    fine : ndarray of unsigned integers, shape (columns, 256)
-        Room for the histograms of columns.
+    fine : ndarray of unsigned integers, shape (columns, parts, bins)
+        Zeros. The histogram of a column in parts, of which each has a power of two bins.
     target : ndarray, shape (len(corners), n, m)
     """
-    columns = len(fine)
-    coarse = np.zeros((columns, _BINS >> _SHIFT), fine.dtype)
-    total = np.zeros(_BINS, fine.dtype)
-    groups = np.zeros(_BINS >> _SHIFT, fine.dtype)
+    columns, parts, bins = fine.shape
+    coarse = np.zeros((columns, parts), fine.dtype)
+    sums = np.zeros((parts + 1, max(parts, bins)), fine.dtype)
+    known = np.zeros(parts, np.int64)
+    rows = target.shape[1]
+    cleared = parts * bins < _CLEARED * len(face) * size[0]
     for o in range(len(corners)):
-        fine[:] = 0
-        coarse[:] = 0
-        for y in range(1 - size[0], target.shape[1]):
-            last = corners[o] + (y + size[0] - 1) * step[0]
-            for offset in face:
-                at = last + offset
-                for x in range(columns):
-                    v = source[at]
-                    fine[x, v] += 1
-                    coarse[x, v >> _SHIFT] += 1
-                    at += step[1]
+        for y in range(1 - size[0], rows):
+            first = corners[o] + y * step[0]
+            ahead = first + (size[0] - 1) * step[0]
+            _count(source, ahead, face, step[1], 1, fine, coarse)
             if y >= 0:
-                _sweep(fine, coarse, total, groups, size[1], rank, target[o, y])
-                for offset in face:
-                    at = last + offset - (size[0] - 1) * step[0]
-                    for x in range(columns):
-                        v = source[at]
-                        fine[x, v] -= 1
-                        coarse[x, v >> _SHIFT] -= 1
-                        at += step[1]
+                _sweep(fine, coarse, sums, known, size[1], rank, target[o, y])
+                _count(source, first, face, step[1], -1, fine, coarse)
+        if cleared:
+            fine[:] = 0
+            coarse[:] = 0
+        else:
+            for y in range(rows, rows + size[0] - 1):
+                _count(source, corners[o] + y * step[0], face, step[1], -1, fine, coarse)
+
+
+_CLEARED = 16
+"""So many bins are cleared in the time that it takes to count one voxel."""
+
+
+@compiled
+def _count(
+    source: Any, first: int, face: Any, step: int, change: int, fine: Any, coarse: Any
+) -> None:
+    """Add the voxels of a row to the histograms of their columns, or take them away."""
+    columns, _, bins = fine.shape
+    shift = 0
+    while 1 << shift < bins:
+        shift += 1
+    for offset in face:
+        at = first + offset
+        for x in range(columns):
+            v = source[at]
+            fine[x, v >> shift, v & (bins - 1)] += change
+            coarse[x, v >> shift] += change
+            at += step
 
 
 @compiled
 def _sweep(
-    fine: Any, coarse: Any, total: Any, groups: Any, size: int, rank: int, target: Any
+    fine: Any, coarse: Any, sums: Any, known: Any, size: int, rank: int, target: Any
 ) -> None:
-    """Find the ranks in the sums of so many histograms that follow each other."""
-    total[:] = 0
+    """Find the ranks in the sums of so many histograms that follow each other.
+
+    The sums of the parts are up to date for the columns from `known` on; the last row of `sums` has
+    the coarse ones.
+    """
+    parts, bins = fine.shape[1:]
+    groups = sums[parts]
     groups[:] = 0
-    for x in range(len(fine)):
-        added, group = fine[x], coarse[x]
-        if x < size:
-            for i in range(_BINS):
-                total[i] += added[i]
-            for i in range(_BINS >> _SHIFT):
-                groups[i] += group[i]
+    known[:] = -size
+    for x in range(size - 1):
+        added = coarse[x]
+        for i in range(parts):
+            groups[i] += added[i]
+    for x in range(len(target)):
+        added = coarse[x + size - 1]
+        for i in range(parts):
+            groups[i] += added[i]
+        below = 0
+        part = 0
+        while below + groups[part] <= rank:
+            below += groups[part]
+            part += 1
+        total = sums[part]
+        if 2 * (x - known[part]) > size:
+            total[:] = 0
+            for column in range(x, x + size):
+                added = fine[column, part]
+                for i in range(bins):
+                    total[i] += added[i]
         else:
-            left, behind = fine[x - size], coarse[x - size]
-            for i in range(_BINS):
-                total[i] += added[i] - left[i]
-            for i in range(_BINS >> _SHIFT):
-                groups[i] += group[i] - behind[i]
-        if x >= size - 1:
-            below = 0
-            value = 0
-            while below + groups[value] <= rank:
-                below += groups[value]
-                value += 1
-            value <<= _SHIFT
-            while below + total[value] <= rank:
-                below += total[value]
-                value += 1
-            target[x - size + 1] = value
+            for column in range(known[part], x):
+                added, left = fine[column + size, part], fine[column, part]
+                for i in range(bins):
+                    total[i] += added[i] - left[i]
+        known[part] = x
+        value = 0
+        while below + total[value] <= rank:
+            below += total[value]
+            value += 1
+        target[x] = part * bins + value
+        left = coarse[x]
+        for i in range(parts):
+            groups[i] -= left[i]
