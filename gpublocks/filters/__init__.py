@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         prewitt,
         sobel,
     )
+    from gpublocks.filters.lightsheets import lightsheet
     from gpublocks.filters.local import local_threshold, normalize_local_contrast
     from gpublocks.filters.masks import (
         binary_closing,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         minimum,
     )
     from gpublocks.filters.pointwise import cast, clip, rescale, threshold
+    from gpublocks.filters.ranks import median, percentile, rank
     from gpublocks.filters.ridges import frangi, hessian_eigenvalue, meijering, sato
     from gpublocks.filters.smoothing import gaussian, uniform
     from gpublocks.filters.statistics import histogram, minmax, percentiles
@@ -72,16 +74,20 @@ __all__ = [
     "hessian_eigenvalue",
     "histogram",
     "laplace",
+    "lightsheet",
     "local_maxima",
     "local_threshold",
     "maximum",
+    "median",
     "meijering",
     "minimum",
     "minmax",
     "morphological_gradient",
     "normalize_local_contrast",
+    "percentile",
     "percentiles",
     "prewitt",
+    "rank",
     "rescale",
     "richardson_lucy",
     "sato",
@@ -104,6 +110,7 @@ _HOMES = {
         "prewitt",
         "sobel",
     ),
+    "lightsheets": ("lightsheet",),
     "local": ("local_threshold", "normalize_local_contrast"),
     "masks": (
         "binary_closing",
@@ -121,6 +128,7 @@ _HOMES = {
         "minimum",
     ),
     "pointwise": ("cast", "clip", "rescale", "threshold"),
+    "ranks": ("median", "percentile", "rank"),
     "ridges": ("frangi", "hessian_eigenvalue", "meijering", "sato"),
     "smoothing": ("gaussian", "uniform"),
     "statistics": ("histogram", "minmax", "percentiles"),

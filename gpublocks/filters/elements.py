@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters.footprints import extremes_of_footprint
+from gpublocks.filters.footprint_extremes import extremes_of_footprint
 from gpublocks.filters.parameters import Border, Span, sizes
 from gpublocks.filters.steps import Halo
 from gpublocks.filters.windows import around, extremes

@@ -1,165 +1,109 @@
-"""Minima and maxima of windows of any shape: the same voxels from every engine. Pure."""
+"""Which voxels around a voxel a filter looks at. Pure."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from gpublocks.arrays import array_namespace
-from gpublocks.filters.borders import OUTSIDE, extended
-from gpublocks.filters.dtypes import comparable, restored
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.launching import MODES, launch
-from gpublocks.filters.layouts import in_memory_order
-from gpublocks.filters.parameters import Border, Mode, Span
+from gpublocks.errors import ArgumentTypeError, PlanError
 
-__all__ = ["extremes_of_footprint", "taps"]
+__all__ = ["Footprint", "box", "footprint_of", "truth_values"]
+
+Offsets = npt.NDArray[np.int64]
 
 
-def extremes_of_footprint(
-    array: Any,
-    footprint: npt.NDArray[np.bool_],
-    spans: Sequence[Span],
-    border: Border,
-    *,
-    most: bool,
-) -> Any:
-    """Return the minimum or the maximum of the voxels under a footprint around each voxel.
+@dataclass(frozen=True, eq=False)
+class Footprint:
+    """Voxels that are looked at, as seen from the voxel of the result.
 
-    NaN and zeros are as in `gpublocks.filters.windows`.
-
-    Parameters
+    Attributes
     ----------
-    array : ndarray of real numbers
-    footprint : ndarray of bool
-        As many axes as the array has.
-    spans : sequence of Span
-        Voxels of the footprint before and after its own, on each axis.
-    border : Border
-    most : bool
-        Whether to find maxima.
+    offsets : ndarray of int64, shape (size, axes)
+        In the order of C.
     """
-    if not array.size:
-        return array.copy("K")
-    given, flipped = in_memory_order(array)
-    source, beyond = comparable(given, border[1])
-    target = array_namespace(source).empty(source.shape, source.dtype)
-    if flipped:
-        footprint, spans = footprint.T, spans[::-1]
-    more = max(0, 3 - source.ndim)
-    _fold(
-        source.reshape((1,) * more + source.shape),
-        target.reshape((1,) * more + source.shape),
-        footprint.reshape((1,) * more + footprint.shape),
-        [(0, 0)] * more + list(spans),
-        border[0],
-        beyond,
-        most,
-    )
-    found = restored(target, array.dtype)
-    return found.T if flipped else found
+
+    offsets: Offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @cached_property
+    def halo(self) -> tuple[int, ...]:
+        """How far it looks along each axis."""
+        return tuple(np.abs(self.offsets).max(axis=0).tolist())
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Voxels of the box around it."""
+        return tuple((np.ptp(self.offsets, axis=0) + 1).tolist())
+
+    @cached_property
+    def is_box(self) -> bool:
+        """Whether it is a box."""
+        return len(self) == int(np.prod(self.lengths))
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Truth values around the voxel, `halo` voxels on each side."""
+        mask = np.zeros([2 * reach + 1 for reach in self.halo], bool)
+        mask[tuple((self.offsets + self.halo).T)] = True
+        return mask
+
+    @property
+    def reversed(self) -> "Footprint":
+        """The same for an array with its axes in reversed order."""
+        offsets = self.offsets[:, ::-1]
+        return Footprint(np.ascontiguousarray(offsets[np.lexsort(offsets.T[::-1])]))
+
+    @cached_property
+    def sliding(self) -> tuple[int, Offsets, Offsets]:
+        """The axis along which the fewest voxels enter, the last of several; and these voxels.
+
+        Those that the next voxel along it does not see any more, and those that only that one sees,
+        as seen from this voxel.
+        """
+        found = []
+        wide = np.pad(self.mask, 1)
+        for axis in reversed(range(wide.ndim)):
+            step = np.zeros(wide.ndim, np.int64)
+            step[axis] = 1
+            leaving = np.argwhere(wide & ~np.roll(wide, 1, axis)) - 1 - self.halo
+            entering = np.argwhere(wide & ~np.roll(wide, -1, axis)) - 1 - self.halo + step
+            found.append((axis, leaving, entering))
+        return min(found, key=lambda one: len(one[1]))
 
 
-def _fold(
-    source: Any,
-    target: Any,
-    footprint: Any,
-    spans: list[Span],
-    mode: Mode,
-    beyond: Any,
-    most: bool,
-) -> None:
-    """Go through volumes of three axes, and those that a volume of the result depends on."""
-    xp = array_namespace(source)
-    outer = source.shape[:-3]
-    pick = xp.maximum if most else xp.minimum
-    indices = [extended(n, *span, mode) for n, span in zip(outer, spans, strict=False)]
-    parts = [(place, taps(footprint[place])) for place in np.ndindex(footprint.shape[:-3])]
-    for where in np.ndindex(outer):
-        begun = False
-        for place, listed in parts:
-            if not len(listed):
-                continue
-            found = [line[i + j] for line, i, j in zip(indices, where, place, strict=True)]
-            if OUTSIDE not in found:
-                inner = tuple(spans[-3:])
-                _over(source[tuple(found)], target[where], listed, inner, mode, beyond, most, begun)
-            elif begun:
-                pick(target[where], beyond[0], out=target[where])
-            else:
-                target[where] = beyond[0]
-            begun = True
+def box(lengths: Sequence[int]) -> Footprint:
+    """Return a box, of which even lengths reach one voxel further back than ahead."""
+    offsets = np.indices(lengths).reshape(len(lengths), -1).T - [n // 2 for n in lengths]
+    return Footprint(np.ascontiguousarray(offsets, np.int64))
 
 
-def taps(footprint: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Return the windows along the last axis of which a footprint of three axes is made.
+def footprint_of(mask: npt.NDArray[np.bool_]) -> Footprint:
+    """Return the footprint of truth values around a voxel, which lies as that of a `box` does."""
+    return Footprint(np.argwhere(mask) - [n // 2 for n in mask.shape])
 
-    Returns
-    -------
-    ndarray of int64, shape (n, 4)
-        Of each the power of two that is its length, and where it begins on each axis.
 
-    Examples
-    --------
-    >>> taps(np.array([[[False, True, True, True]]])).tolist()
-    [[1, 0, 0, 1], [1, 0, 0, 2]]
+def truth_values(footprint: object) -> npt.NDArray[np.bool_]:
+    """Return a footprint as an array of truth values.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is none.
+    PlanError
+        If it has no axes or no voxel.
     """
-    found = []
-    for i, j in zip(*np.nonzero(footprint.any(2)), strict=True):
-        for start, length in _runs(footprint[i, j]):
-            level = length.bit_length() - 1
-            ends = sorted({start, start + length - (1 << level)})
-            found += [(level, i, j, place) for place in ends]
-    return np.array(found, np.int64).reshape(-1, 4)
-
-
-def _runs(line: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Yield where stretches of a line that are True begin, and how long they are."""
-    start = 0
-    for value, group in groupby(line.tolist()):
-        length = len(list(group))
-        if value:
-            yield start, length
-        start += length
-
-
-def _over(
-    source: Any,
-    target: Any,
-    taps: Any,
-    spans: Any,
-    mode: Mode,
-    beyond: Any,
-    most: bool,
-    begun: bool,
-) -> None:
-    """Find the extremes under a footprint of three axes."""
-    engine = engine_of(source)
-    if engine == "cuda":
-        before = [span[0] for span in spans]
-        offsets = np.repeat(taps[:, 1:] - before, 1 << taps[:, 0], axis=0)
-        within = np.concatenate([np.arange(1 << level) for level in taps[:, 0]])
-        offsets[:, 2] += within
-        offsets = np.unique(offsets, axis=0).astype(np.int32)
-        launch(
-            "footprint",
-            {"Source": source, "Target": target},
-            target.size,
-            *map(np.int64, source.shape),
-            array_namespace(source).asarray(offsets),
-            len(offsets),
-            MODES[mode],
-            float(beyond[0]),
-            most,
-            begun,
+    try:
+        mask = np.array(footprint, bool)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"footprint is {footprint!r}; give an array of truth values"
+        ) from error
+    if not mask.ndim or not mask.any():
+        raise PlanError(
+            f"footprint of shape {mask.shape} has no voxel; give an array with one at least"
         )
-    elif engine == "numba":
-        from gpublocks.filters.compiled.shapes import extremes_over
-
-        extremes_over(source, target, taps, spans, mode, beyond, most, begun)
-    else:
-        from gpublocks.filters.shifted import extremes_over
-
-        extremes_over(source, target, taps, spans, mode, beyond, most, begun)
+    return mask

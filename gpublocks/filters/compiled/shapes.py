@@ -38,7 +38,7 @@ def extremes_over(
     ----------
     source, target : ndarray, contiguous, of one type
     taps : ndarray of int, shape (n, 4)
-        As `gpublocks.filters.footprints` makes them.
+        As `gpublocks.filters.footprint_extremes` makes them.
     spans : tuple of Span
         Voxels of the window before and after its own on each axis.
     mode : str
