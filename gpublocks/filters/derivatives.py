@@ -125,7 +125,8 @@ def gaussian_laplace(
     -----
     Derivatives are per voxel, whatever the size of these. For floats the results are SciPy's, bit
     for bit on x86-64, if no axis has sigma 0: SciPy takes the smoothed voxels themselves for the
-    derivative along such an axis.
+    derivative along such an axis. As weights are cut off, a constant gives up to 1e-3 of itself,
+    divided by sigma squared, for each axis.
 
     Examples
     --------

@@ -91,7 +91,7 @@ def _derivatives(
 def _orders(sigma: float, unit: float, truncate: float) -> list[Weights]:
     """Return the weights of a Gaussian, its first and its second derivative.
 
-    Those of the second one sum up to 0, as the derivative of a constant does; without it, 1e-3 of
+    Those of the second one sum up to 0, as it is with a constant; without it, up to 1e-3 of
     a background, divided by sigma squared, were taken for a ridge.
     """
     smooth, first, second = (gaussian_weights(sigma, order, truncate) for order in range(3))
