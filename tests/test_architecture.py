@@ -55,7 +55,7 @@ FLOORS = [
         "pyramid",
         "viewing",
         "dtypes",
-        "engines",
+        "choice",
         "layouts",
         "launching",
         "differences",
@@ -144,7 +144,7 @@ ROOF = {"__init__", "__main__"}
 GUESTS = {
     "cupy": {"arrays", "gpus", "devices", "launching"},
     "cupyx": {"arrays", "devices"},
-    "numba": {"engines", "compiling"},
+    "numba": {"choice", "compiling"},
     "pynvml": {"gpus"},
     "psutil": {"gpus", "machine"},
     "matplotlib": {"picture", "plotting", "timeline"},
@@ -177,9 +177,9 @@ AT_ONCE = {"sample", "bench", "compiling"}
 def room_of(parts: Sequence[str]) -> str:
     """Return the room of a module: its folder, but for formats and filters, where it is itself."""
     if parts[0] == "filters":
-        last = parts[min(2 if "compiled" in parts else 1, len(parts) - 1)]
+        rooms = [part for part in parts if any(PACKAGE.glob(f"filters/**/{part}.py"))]
         # Others are names that the door hands on.
-        return last if any(PACKAGE.glob(f"filters/**/{last}.py")) else "filters"
+        return rooms[0] if rooms else "filters"
     return parts[min(2, len(parts) - 1)] if parts[0] == "formats" else parts[0]
 
 

@@ -11,6 +11,7 @@ from skimage.restoration import denoise_bilateral
 
 from gpublocks import filters
 from gpublocks.errors import PlanError
+from gpublocks.filters.engines import choice
 
 PADDING = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "constant": "constant"}
 
@@ -84,7 +85,7 @@ def test_edges_stay_and_noise_goes() -> None:
 
 @pytest.mark.parametrize("engine", ["numba", "scipy"])
 def test_what_is_no_number_has_no_weight(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters.engines, "_numba_works", lambda: engine == "numba")
+    monkeypatch.setattr(choice, "_numba_works", lambda: engine == "numba")
     array = np.full((9, 9), 3.0, np.float32)
     array[4, 4], array[0, 0] = np.nan, np.inf
     found = filters.bilateral(1)(array)

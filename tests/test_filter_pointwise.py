@@ -10,6 +10,7 @@ from skimage.exposure import rescale_intensity
 
 from gpublocks import filters
 from gpublocks.errors import ArgumentTypeError, PlanError
+from gpublocks.filters.engines import choice
 
 TYPES = ("uint8", "int16", "uint16", "float32", "float64", "bool")
 VALUES = st.sampled_from([-700, -1.5, 0, 0.5, 1, 99.6, 255, 300, 1000])
@@ -110,7 +111,7 @@ def test_ranges_are_those_of_the_type_by_default() -> None:
 
 @pytest.mark.parametrize("engine", ["numba", "scipy"])
 def test_values_that_types_do_not_hold(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters.engines, "_numba_works", lambda: engine == "numba")
+    monkeypatch.setattr(choice, "_numba_works", lambda: engine == "numba")
     odd = np.array([np.nan, np.inf, -np.inf, 0.5, 1.5, -0.6, 1e30])
     for dtype in ("float16", "float32", "float64"):
         with np.errstate(over="ignore"):

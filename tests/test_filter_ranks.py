@@ -11,17 +11,8 @@ from contracts.filters import Array, Example, FilterContract
 from hypothesis import strategies as st
 
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters import (
-    Filter,
-    counting,
-    engines,
-    lightsheet,
-    median,
-    percentile,
-    rank,
-    ranking,
-    sorting,
-)
+from gpublocks.filters import Filter, lightsheet, median, percentile, rank
+from gpublocks.filters.engines import choice, counting, ranking, sorting
 
 MODES = ("reflect", "mirror", "nearest", "constant")
 
@@ -149,7 +140,7 @@ def apply(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Filter, Array], Arr
     def on(engine: str, filter_: Filter, array: Array) -> Array:
         import cupy
 
-        monkeypatch.setattr(engines, "_numba_works", lambda: engine != "scipy")
+        monkeypatch.setattr(choice, "_numba_works", lambda: engine != "scipy")
         if engine != "cuda":
             return filter_(array)
         return filter_(cupy.asarray(array)).get()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gpublocks import filters
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters import hessians
+from gpublocks.filters.engines import choice, hessians
 
 MODES = st.sampled_from(["reflect", "mirror", "nearest", "constant"])
 
@@ -169,7 +169,7 @@ def test_eigenvalues_of_all_matrices(engine: str, data: st.DataObject) -> None:
     for index in range(3):
         given_ = [element.copy() for element in elements]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(filters.engines, "_numba_works", lambda: engine == "numba")
+            patch.setattr(choice, "_numba_works", lambda: engine == "numba")
             hessians._measure(given_, 3, hessians.Measure("eigenvalue", (index, 0, 0)), 1.0)
         found.append(given_[0][0])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * largest + 1e-150)

@@ -17,8 +17,8 @@ from numpy.testing import assert_array_equal
 from gpublocks import filters
 from gpublocks.block_processing import process
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters import engines
-from gpublocks.filters.differences import difference
+from gpublocks.filters.engines import choice
+from gpublocks.filters.engines.differences import difference
 
 MODES = ("reflect", "mirror", "nearest", "constant")
 
@@ -195,7 +195,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Array]:
     cupy = fake_cupy.install(monkeypatch).cupy
 
     def apply(engine: str, filter_: Any, array: Array) -> Array:
-        monkeypatch.setattr(engines, "_numba_works", lambda: engine != "scipy")
+        monkeypatch.setattr(choice, "_numba_works", lambda: engine != "scipy")
         if engine == "cuda":
             result: Array = filter_(cupy.asarray(array)).get()
             return result

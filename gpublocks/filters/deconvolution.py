@@ -11,7 +11,7 @@ from gpublocks.arrays import array_namespace, fourier
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.filters.dtypes import Rule, conversion_bytes, rule, wide
-from gpublocks.filters.layouts import in_memory_order
+from gpublocks.filters.engines.layouts import in_memory_order
 from gpublocks.filters.parameters import number, per_axis, spread
 from gpublocks.filters.steps import Step, maker
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import PlanError
-from gpublocks.filters.borders import extended
 from gpublocks.filters.dtypes import converted, limits, weighted
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.launching import MODES, launch
-from gpublocks.filters.layouts import in_memory_order
+from gpublocks.filters.engines.borders import extended
+from gpublocks.filters.engines.choice import engine_of
+from gpublocks.filters.engines.launching import MODES, launch
+from gpublocks.filters.engines.layouts import in_memory_order
 from gpublocks.filters.parameters import (
     Border,
     PerAxis,
@@ -189,7 +189,7 @@ def _compute(
         return
     tables = _tables(source.shape, size, mode)
     if engine == "numba":
-        from gpublocks.filters.compiled.bilaterals import bilateral_rows
+        from gpublocks.filters.engines.compiled.bilaterals import bilateral_rows
 
         rows = prod(source.shape[:-1])
         bilateral_rows(

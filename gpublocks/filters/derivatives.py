@@ -9,9 +9,14 @@ import numpy as np
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import PlanError
-from gpublocks.filters.correlating import Term, Weights, combination_bytes, correlate_together
 from gpublocks.filters.dtypes import Rule, conversion_bytes, rule, wide
-from gpublocks.filters.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
+from gpublocks.filters.engines.correlating import (
+    Term,
+    Weights,
+    combination_bytes,
+    correlate_together,
+)
+from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
 from gpublocks.filters.parameters import (
     Border,
     axis_in,

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters.footprint_extremes import extremes_of_footprint
+from gpublocks.filters.engines.footprint_extremes import extremes_of_footprint
+from gpublocks.filters.engines.windows import around, extremes
 from gpublocks.filters.parameters import Border, Span, sizes
 from gpublocks.filters.steps import Halo
-from gpublocks.filters.windows import around, extremes
 
 __all__ = [
     "Element",

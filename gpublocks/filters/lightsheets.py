@@ -9,9 +9,9 @@ from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.filters.dtypes import converted, same, wide
-from gpublocks.filters.footprints import box
+from gpublocks.filters.engines.footprints import box
+from gpublocks.filters.engines.ranking import ranked, ranking_bytes
 from gpublocks.filters.parameters import Border, border, number, sizes, together
-from gpublocks.filters.ranking import ranked, ranking_bytes
 from gpublocks.filters.ranks import rank_of_percentile
 from gpublocks.filters.steps import Step, maker
 

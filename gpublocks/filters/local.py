@@ -8,9 +8,9 @@ import numpy as np
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import PlanError
-from gpublocks.filters.correlating import Weights, correlate, correlation_bytes
 from gpublocks.filters.dtypes import Always, Rule, conversion_bytes, rule, wide
-from gpublocks.filters.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
+from gpublocks.filters.engines.correlating import Weights, correlate, correlation_bytes
+from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
 from gpublocks.filters.parameters import Border, PerAxis, border, number, sigmas, sizes, spread
 from gpublocks.filters.steps import Step, maker
 

@@ -11,9 +11,9 @@ from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.filters.dtypes import Always, Rule, converted, limits, rule, same, wide
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.launching import launch
-from gpublocks.filters.layouts import in_memory_order
+from gpublocks.filters.engines.choice import engine_of
+from gpublocks.filters.engines.launching import launch
+from gpublocks.filters.engines.layouts import in_memory_order
 from gpublocks.filters.parameters import number
 from gpublocks.filters.steps import Step, maker
 
@@ -292,7 +292,7 @@ def _line(array: Any, dtype: DType, line: _Line) -> Any:
         arrays = {"Source": source, "Target": target}
         launch("straight_line", arrays, target.size, *line.numbers, whole, *ends)
     elif engine == "numba":
-        from gpublocks.filters.compiled.straight_lines import straight_line
+        from gpublocks.filters.engines.compiled.straight_lines import straight_line
 
         straight_line(source.reshape(-1), target.reshape(-1), *line.numbers, whole, *ends)
     else:

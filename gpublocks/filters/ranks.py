@@ -8,9 +8,9 @@ from typing import Any
 from gpublocks.contracts import DType
 from gpublocks.errors import PlanError
 from gpublocks.filters.dtypes import same
-from gpublocks.filters.footprints import Footprint, box, footprint_of, truth_values
+from gpublocks.filters.engines.footprints import Footprint, box, footprint_of, truth_values
+from gpublocks.filters.engines.ranking import ranked, ranking_bytes
 from gpublocks.filters.parameters import Border, border, number, sizes, spread
-from gpublocks.filters.ranking import ranked, ranking_bytes
 from gpublocks.filters.steps import Step, maker
 
 __all__ = ["median", "percentile", "rank", "rank_of_percentile"]

@@ -10,8 +10,8 @@ from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.filters.dtypes import Rule, conversion_bytes, rule, wide
-from gpublocks.filters.gaussians import LEAST_SIGMA, gaussian_reach
-from gpublocks.filters.hessians import Measure, measured_hessian
+from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach
+from gpublocks.filters.engines.hessians import Measure, measured_hessian
 from gpublocks.filters.parameters import Border, PerAxis, border, number, spread
 from gpublocks.filters.parameters import sigmas as in_voxels
 from gpublocks.filters.steps import Step, maker

@@ -4,9 +4,10 @@ from functools import partial
 from typing import Any
 
 from gpublocks.contracts import DType
-from gpublocks.filters.correlating import correlate, correlation_bytes
 from gpublocks.filters.dtypes import Rule, rule, weighted, wide
-from gpublocks.filters.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
+from gpublocks.filters.engines.correlating import correlate, correlation_bytes
+from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
+from gpublocks.filters.engines.windows import around, mean_bytes, means
 from gpublocks.filters.parameters import (
     Border,
     border,
@@ -18,7 +19,6 @@ from gpublocks.filters.parameters import (
     together,
 )
 from gpublocks.filters.steps import Step, maker
-from gpublocks.filters.windows import around, mean_bytes, means
 
 __all__ = ["gaussian", "uniform"]
 

@@ -10,9 +10,9 @@ from typing import Any
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters.differences import difference
 from gpublocks.filters.dtypes import same
 from gpublocks.filters.elements import Element, closed, dilated, element, eroded, opened
+from gpublocks.filters.engines.differences import difference
 from gpublocks.filters.parameters import Border, border
 from gpublocks.filters.steps import Step, maker
 

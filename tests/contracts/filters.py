@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from simulated_executor import SimulatedExecutor, uneven
 
 import gpublocks.block_processing as bp
-from gpublocks.filters import Filter, engines
+from gpublocks.filters import Filter
+from gpublocks.filters.engines import choice
 
 Array = np.ndarray[Any, Any]
 
@@ -111,7 +112,7 @@ class FilterContract:
         fake_cupy.install(monkeypatch)
 
         def choose(engine: str) -> None:
-            monkeypatch.setattr(engines, "_numba_works", lambda: engine != "scipy")
+            monkeypatch.setattr(choice, "_numba_works", lambda: engine != "scipy")
 
         return choose
 

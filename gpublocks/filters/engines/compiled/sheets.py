@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpublocks.filters.compiled.compiling import compiled
+from gpublocks.filters.engines.compiled.compiling import compiled
 
 __all__ = ["layout", "load", "pieces", "room"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpublocks.filters.footprints import Footprint
-from gpublocks.filters.networks import Network, network
-from gpublocks.filters.pieces import Place
+from gpublocks.filters.engines.footprints import Footprint
+from gpublocks.filters.engines.networks import Network, network
+from gpublocks.filters.engines.pieces import Place
 
 __all__ = ["Sorting", "sorting"]
 
@@ -39,7 +39,7 @@ class Sorting:
 
     def room(self, width: int, itemsize: int) -> int:
         """Return how many voxels it needs beside those of a piece whose rows are so long."""
-        from gpublocks.filters.compiled.comparisons import longest_row
+        from gpublocks.filters.engines.compiled.comparisons import longest_row
 
         rows = self.network.rows - self.network.inputs
         return (rows + 2) * longest_row(self.network, itemsize) + width
@@ -56,7 +56,7 @@ class Sorting:
         result : ndarray of the same type, contiguous
         place : tuple of slice
         """
-        from gpublocks.filters.compiled.comparisons import Stretches, rank_rows
+        from gpublocks.filters.engines.compiled.comparisons import Stretches, rank_rows
 
         steps = np.array(keys.strides, np.int64) // keys.itemsize
         strides = np.array(result.strides, np.int64) // result.itemsize

@@ -1,6 +1,6 @@
 """Eigenvalues of Hessian matrices, and measures of ridges made of them. Pure.
 
-Formulas and the order of operations are those of `gpublocks.filters.hessians`.
+Formulas and the order of operations are those of `gpublocks.filters.engines.hessians`.
 """
 
 from math import exp, sqrt
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.compiled.compiling import compiled
+from gpublocks.filters.engines.compiled.compiling import compiled
 
 __all__ = ["measure_ridges"]
 
@@ -37,7 +37,7 @@ def measure_ridges(
         What matrices are multiplied by.
     measure : {0, 1, 2, 3}
     first, second, third : float
-        As `gpublocks.filters.hessians.Measure` has them.
+        As `gpublocks.filters.engines.hessians.Measure` has them.
     """
     h00, h01, h02, h11, h12, h22 = elements
     values = np.empty((3, _TILE))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.compiled.compiling import compiled
+from gpublocks.filters.engines.compiled.compiling import compiled
 
 __all__ = ["bilateral_rows"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.borders import extended
-from gpublocks.filters.compiled.compiling import compiled
-from gpublocks.filters.compiled.sheets import layout, load, pieces, room
+from gpublocks.filters.engines.borders import extended
+from gpublocks.filters.engines.compiled.compiling import compiled
+from gpublocks.filters.engines.compiled.sheets import layout, load, pieces, room
 from gpublocks.filters.parameters import Mode, Span
 
 __all__ = ["combine", "extremes_along", "higher", "lower"]

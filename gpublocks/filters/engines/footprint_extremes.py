@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpublocks.arrays import array_namespace
-from gpublocks.filters.borders import OUTSIDE, extended
 from gpublocks.filters.dtypes import comparable, restored
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.launching import MODES, launch
-from gpublocks.filters.layouts import in_memory_order
+from gpublocks.filters.engines.borders import OUTSIDE, extended
+from gpublocks.filters.engines.choice import engine_of
+from gpublocks.filters.engines.launching import MODES, launch
+from gpublocks.filters.engines.layouts import in_memory_order
 from gpublocks.filters.parameters import Border, Mode, Span
 
 __all__ = ["extremes_of_footprint", "taps"]
@@ -28,7 +28,7 @@ def extremes_of_footprint(
 ) -> Any:
     """Return the minimum or the maximum of the voxels under a footprint around each voxel.
 
-    NaN and zeros are as in `gpublocks.filters.windows`.
+    NaN and zeros are as in `gpublocks.filters.engines.windows`.
 
     Parameters
     ----------
@@ -156,10 +156,10 @@ def _over(
             begun,
         )
     elif engine == "numba":
-        from gpublocks.filters.compiled.shapes import extremes_over
+        from gpublocks.filters.engines.compiled.shapes import extremes_over
 
         extremes_over(source, target, taps, spans, mode, beyond, most, begun)
     else:
-        from gpublocks.filters.shifted import extremes_over
+        from gpublocks.filters.engines.shifted import extremes_over
 
         extremes_over(source, target, taps, spans, mode, beyond, most, begun)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.compiled.compiling import compiled
-from gpublocks.filters.networks import COPY, EXCHANGE, LEAST, MOST, Network
+from gpublocks.filters.engines.compiled.compiling import compiled
+from gpublocks.filters.engines.networks import COPY, EXCHANGE, LEAST, MOST, Network
 
 __all__ = ["Stretches", "longest_row", "rank_rows"]
 

@@ -3,17 +3,17 @@
 A row is what lies side by side in memory: voxels that do not follow each other along the axis, or
 the axis itself where it is the fastest. Sums are taken for a whole row at once, which compilers
 turn into vector instructions; the order of the sum of one voxel stays that of
-`gpublocks.filters.correlating`.
+`gpublocks.filters.engines.correlating`.
 """
 
 from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.borders import extended
-from gpublocks.filters.compiled.compiling import compiled
-from gpublocks.filters.compiled.storing import store
 from gpublocks.filters.dtypes import limits
+from gpublocks.filters.engines.borders import extended
+from gpublocks.filters.engines.compiled.compiling import compiled
+from gpublocks.filters.engines.compiled.storing import store
 from gpublocks.filters.parameters import Border
 
 __all__ = ["correlate_axis"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpublocks.filters.footprints import Footprint
-from gpublocks.filters.pieces import Place
+from gpublocks.filters.engines.footprints import Footprint
+from gpublocks.filters.engines.pieces import Place
 
 __all__ = ["Counting", "codes_of"]
 
@@ -75,7 +75,7 @@ class Counting:
         return 0
 
     def find(self, memory: Any, keys: Any, result: Any, place: Place) -> None:
-        """Write the ranks of a piece, as `gpublocks.filters.sorting.Sorting` does."""
+        """Write the ranks of a piece, as `gpublocks.filters.engines.sorting.Sorting` does."""
         codes, keys_of = codes_of(keys)
         shape = [part.stop - part.start for part in place]
         bins = int(codes.max()) + 1
@@ -108,7 +108,7 @@ def _along_lines(
     rank: int,
     bins: int,
 ) -> Any:
-    from gpublocks.filters.compiled.histograms import ranked_along
+    from gpublocks.filters.engines.compiled.histograms import ranked_along
 
     axis, leaving, entering = footprint.sliding
     lines = [1 if a == axis else n for a, n in enumerate(shape)]
@@ -139,7 +139,7 @@ def _by_columns(
     rank: int,
     bins: int,
 ) -> Any:
-    from gpublocks.filters.compiled.histograms import ranked_by_columns
+    from gpublocks.filters.engines.compiled.histograms import ranked_by_columns
 
     lengths = footprint.lengths
     one, other = sorted(sorted(range(codes.ndim), key=lambda axis: (lengths[axis], axis))[-2:])

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpublocks.filters.correlating import Weights, correlate_each
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.gaussians import gaussian_weights
-from gpublocks.filters.launching import launch
-from gpublocks.filters.layouts import in_memory_order
+from gpublocks.filters.engines.choice import engine_of
+from gpublocks.filters.engines.correlating import Weights, correlate_each
+from gpublocks.filters.engines.gaussians import gaussian_weights
+from gpublocks.filters.engines.launching import launch
+from gpublocks.filters.engines.layouts import in_memory_order
 from gpublocks.filters.parameters import Border
 
 __all__ = ["Measure", "measured_hessian"]
@@ -110,7 +110,7 @@ def _measure(elements: Sequence[Any], axes: int, measure: Measure, sign: float) 
         arguments = (axes, sign, kind, *measure.numbers)
         launch("ridges", {"Target": target}, target.size, *others, *arguments)
     elif engine == "numba":
-        from gpublocks.filters.compiled.ridge_measures import measure_ridges
+        from gpublocks.filters.engines.compiled.ridge_measures import measure_ridges
 
         measure_ridges(tuple(elements), axes, sign, kind, *measure.numbers)
     else:

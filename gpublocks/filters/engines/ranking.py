@@ -13,15 +13,15 @@ import numpy as np
 
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
-from gpublocks.filters.counting import Counting, codes_of
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.footprints import Footprint
-from gpublocks.filters.keys import as_bits, from_keys, outside_bits, to_keys
-from gpublocks.filters.launching import MODES, launch
-from gpublocks.filters.layouts import in_memory_order
+from gpublocks.filters.engines.choice import engine_of
+from gpublocks.filters.engines.counting import Counting, codes_of
+from gpublocks.filters.engines.footprints import Footprint
+from gpublocks.filters.engines.keys import as_bits, from_keys, outside_bits, to_keys
+from gpublocks.filters.engines.launching import MODES, launch
+from gpublocks.filters.engines.layouts import in_memory_order
+from gpublocks.filters.engines.pieces import Place, places, surround
+from gpublocks.filters.engines.sorting import Sorting, sorting
 from gpublocks.filters.parameters import Border
-from gpublocks.filters.pieces import Place, places, surround
-from gpublocks.filters.sorting import Sorting, sorting
 
 __all__ = ["ranked", "ranking_bytes"]
 
@@ -95,7 +95,7 @@ class _SciPy:
         return 0
 
     def find(self, memory: Any, keys: Any, result: Any, place: Place) -> None:
-        """Write the ranks of a piece, as `gpublocks.filters.sorting.Sorting` does."""
+        """Write the ranks of a piece, as `gpublocks.filters.engines.sorting.Sorting` does."""
         from scipy import ndimage
 
         codes, keys_of = codes_of(keys)

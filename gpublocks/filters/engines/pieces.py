@@ -5,7 +5,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from gpublocks.filters.borders import extended
+from gpublocks.filters.engines.borders import extended
 from gpublocks.filters.parameters import Mode
 
 __all__ = ["Place", "places", "surround"]
@@ -57,7 +57,7 @@ def surround(
     place : tuple of slice
     halo : sequence of int
     mode : str
-        What lies beyond the border of the array, as for `gpublocks.filters.borders.extended`.
+        What lies beyond the border of the array (see `gpublocks.filters.engines.borders`).
     outside : scalar
         The value of mode ``'constant'``.
     """

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.filters.dtypes import converted, limits, stored, wide
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.launching import MODES, launch
-from gpublocks.filters.layouts import along, in_memory_order
+from gpublocks.filters.engines.choice import engine_of
+from gpublocks.filters.engines.launching import MODES, launch
+from gpublocks.filters.engines.layouts import along, in_memory_order
 from gpublocks.filters.parameters import Border
 
 __all__ = [
@@ -197,7 +197,7 @@ def _correlate_along(
     if engine == "cuda":
         _correlate_on_device(source, target, weights, border, combine)
     elif engine == "numba":
-        from gpublocks.filters.compiled.correlations import correlate_axis
+        from gpublocks.filters.engines.compiled.correlations import correlate_axis
 
         how = _COMBINE[combine]
         correlate_axis(source, target, weights, _symmetry(weights), border, how)

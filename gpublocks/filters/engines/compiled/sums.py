@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.borders import extended
-from gpublocks.filters.compiled.compiling import compiled
-from gpublocks.filters.compiled.sheets import layout, load, pieces, room
-from gpublocks.filters.compiled.storing import store
 from gpublocks.filters.dtypes import limits
+from gpublocks.filters.engines.borders import extended
+from gpublocks.filters.engines.compiled.compiling import compiled
+from gpublocks.filters.engines.compiled.sheets import layout, load, pieces, room
+from gpublocks.filters.engines.compiled.storing import store
 from gpublocks.filters.parameters import Mode, Span
 
 __all__ = ["sums_along"]
@@ -120,7 +120,7 @@ def _trees(
     low: float,
     high: float,
 ) -> None:
-    """Sum floats in the order that `gpublocks.filters.windows` fixes."""
+    """Sum floats in the order that `gpublocks.filters.engines.windows` fixes."""
     sums = np.empty(room(boxes, len(indices), fastest), beyond.dtype)
     other, total = np.empty_like(sums), np.empty_like(sums)
     window = np.empty(boxes[0, 4] - boxes[0, 3])

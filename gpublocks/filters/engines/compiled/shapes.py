@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.borders import extended
-from gpublocks.filters.compiled.compiling import compiled
-from gpublocks.filters.compiled.extremes import combine, higher, lower
+from gpublocks.filters.engines.borders import extended
+from gpublocks.filters.engines.compiled.compiling import compiled
+from gpublocks.filters.engines.compiled.extremes import combine, higher, lower
 from gpublocks.filters.parameters import Mode, Span
 
 __all__ = ["extremes_over"]
@@ -38,7 +38,7 @@ def extremes_over(
     ----------
     source, target : ndarray, contiguous, of one type
     taps : ndarray of int, shape (n, 4)
-        As `gpublocks.filters.footprint_extremes` makes them.
+        As `gpublocks.filters.engines.footprint_extremes` makes them.
     spans : tuple of Span
         Voxels of the window before and after its own on each axis.
     mode : str

@@ -13,9 +13,9 @@ import numpy as np
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.filters.dtypes import comparable, converted, limits, restored, stored, wide
-from gpublocks.filters.engines import engine_of
-from gpublocks.filters.launching import MODES, launch
-from gpublocks.filters.layouts import along, in_memory_order
+from gpublocks.filters.engines.choice import engine_of
+from gpublocks.filters.engines.launching import MODES, launch
+from gpublocks.filters.engines.layouts import along, in_memory_order
 from gpublocks.filters.parameters import Border, Mode, Span
 
 __all__ = ["around", "extremes", "mean_bytes", "means"]
@@ -154,11 +154,11 @@ def _extremes_along(
         arrays = {"Source": source, "Target": target}
         launch("extremes", arrays, target.size, *_line(source, span, mode, beyond), most)
     elif engine == "numba":
-        from gpublocks.filters.compiled.extremes import extremes_along
+        from gpublocks.filters.engines.compiled.extremes import extremes_along
 
         extremes_along(source, target, span, mode, beyond, most)
     else:
-        from gpublocks.filters.shifted import extremes_along
+        from gpublocks.filters.engines.shifted import extremes_along
 
         extremes_along(source, target, span, mode, beyond, most)
 
@@ -182,11 +182,11 @@ def _sums_along(
             high,
         )
     elif engine == "numba":
-        from gpublocks.filters.compiled.sums import sums_along
+        from gpublocks.filters.engines.compiled.sums import sums_along
 
         sums_along(source, target, span, mode, beyond, divisor)
     else:
-        from gpublocks.filters.shifted import sums_along
+        from gpublocks.filters.engines.shifted import sums_along
 
         sums_along(source, target, span, mode, beyond, divisor)
 

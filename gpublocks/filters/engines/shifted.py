@@ -1,14 +1,15 @@
 """Windows by shifted arrays of NumPy, for where Numba is missing. Pure.
 
-The same numbers as those of `gpublocks.filters.compiled`, in the same order where it matters.
+The same numbers as those of `gpublocks.filters.engines.compiled`, in the same order where it
+matters.
 """
 
 from typing import Any
 
 import numpy as np
 
-from gpublocks.filters.borders import extended
 from gpublocks.filters.dtypes import converted
+from gpublocks.filters.engines.borders import extended
 from gpublocks.filters.parameters import Mode, Span
 
 __all__ = ["extremes_along", "sums_along"]
