@@ -81,9 +81,9 @@ shown, of a maximum projection the brightest one. Never is the whole source in m
 matplotlib: pip install 'gpublocks[plot]'
 """
 _DEMO_EXAMPLES = """\
-Takes the background off a synthetic light-sheet image of a brain and enhances its cells (white
-top-hat, then difference of Gaussians), from a file to a file, by worker processes, in blocks
-whose sizes are chosen; compares the result with that of one call on the whole image; and saves a
+Takes the background off a synthetic light-sheet image of a brain and enhances its cells (opening,
+then difference of Gaussians), from a file to a file, by worker processes, in blocks whose sizes
+are chosen; compares the result with that of one call on the whole image; and saves a
 picture of both. No other file is left. Needs matplotlib: pip install 'gpublocks[plot]'
 """
 
