@@ -59,6 +59,7 @@ FLOORS = [
         "filing",
         "paged",
         "boxes",
+        "levels",
     },
     {"stacks", "boxed", "zarr_layout"},
     {"library"},

@@ -14,7 +14,7 @@ from gpublocks import io
 from gpublocks.contracts import Reach
 from gpublocks.errors import PlanError, SinkError, SourceError
 from gpublocks.formats.files import metadata
-from gpublocks.formats.zarr import boxed, ome, pyramid
+from gpublocks.formats.zarr import ome, pyramid
 from gpublocks.geometry import Region
 from gpublocks.results import described
 from tests.contracts.sources import SourceContract, reference
@@ -383,7 +383,7 @@ class TestImages:
         def full(*given):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(boxed, "coarser_tasks", full)
+        monkeypatch.setattr("gpublocks.formats.zarr.levels.coarser_tasks", full)
         with pytest.raises(SinkError, match=r"No space left .*kept in .*x\.zarr\.partial"):
             sink.finish()
         sink.abort()

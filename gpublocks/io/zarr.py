@@ -21,7 +21,8 @@ from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
 from gpublocks.formats.files.mapping import final_path
 from gpublocks.formats.files.metadata import coarser
-from gpublocks.formats.zarr.boxed import BoxedSource, Pyramid
+from gpublocks.formats.zarr.boxed import BoxedSource
+from gpublocks.formats.zarr.levels import Pyramid
 from gpublocks.formats.zarr.library import LibrarySource
 from gpublocks.formats.zarr.ome import Level, attributes, check_axes, image_metadata, spatial
 from gpublocks.formats.zarr.pyramid import Method, factors_of
