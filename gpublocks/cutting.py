@@ -22,7 +22,7 @@ from gpublocks.sizing import (
 )
 from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.storage import Pieces
-from gpublocks.task import Task
+from gpublocks.task import Task, described
 
 __all__ = [
     "CACHE_SHARE",
@@ -71,7 +71,9 @@ def _offers(task: Task, results: Sequence[Volume]) -> list[Units]:
     New sinks take one step down from what they prefer at a time, all of them together.
     """
     offers = [
-        sink.units(result.shape, result.dtype) if isinstance(sink, NewSink) else [sink.unit]
+        described(sink, task.sources[0], result.shape).units(result.shape, result.dtype)
+        if isinstance(sink, NewSink)
+        else [sink.unit]
         for sink, result in zip(task.sinks, results_of(task, results), strict=True)
     ]
     steps = range(max(map(len, offers), default=1))

@@ -1,11 +1,10 @@
 """Shapes, types and write units of results, known before or after the first cell. Pure."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gpublocks.contracts import CellDone, DType, NewSink, Sink, Source
+from gpublocks.contracts import CellDone, DType, NewSink, Sink
 from gpublocks.errors import SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
@@ -15,7 +14,6 @@ from gpublocks.task import Task
 __all__ = [
     "Result",
     "check_unit",
-    "described",
     "found_results",
     "known_results",
     "like_source",
@@ -56,18 +54,6 @@ def found_results(done: CellDone, plan: Plan) -> list[Result]:
 def like_source(task: Task) -> Result:
     """Return a result that is like the source."""
     return task.sources[0].shape, task.sources[0].dtype
-
-
-def described(sink: NewSink, source: Source, shape: tuple[int, ...]) -> NewSink:
-    """Return a new sink with what a source tells of its voxels, if it has a place for that.
-
-    That is an attribute ``metadata``, which is None where the user has told nothing.
-    """
-    told = getattr(source, "metadata", None)
-    if not told or len(shape) != len(source.shape) or getattr(sink, "metadata", told) is not None:
-        return sink
-    given: Any = sink
-    return replace(given, metadata=told)  # type: ignore[no-any-return]
 
 
 def unit_of(

@@ -31,14 +31,13 @@ from gpublocks.planning import Plan
 from gpublocks.results import (
     Result,
     check_unit,
-    described,
     found_results,
     known_results,
     like_source,
     unit_of,
 )
 from gpublocks.running import EventRun
-from gpublocks.task import Task
+from gpublocks.task import Task, described
 from gpublocks.telling import forward_output
 from gpublocks.trial import Trial
 
@@ -200,8 +199,8 @@ class TaskRun:
                 opened.append(sink)
                 continue
             shape, dtype = result[0], self.task.dtype or result[1]
-            unit = unit_of(sink, shape, dtype, planned, grid)
             sink = described(sink, self.task.sources[0], shape)
+            unit = unit_of(sink, shape, dtype, planned, grid)
             new = sink.create(shape, dtype, order, unit=unit)
             created.append(new)
             opened.append(new)
