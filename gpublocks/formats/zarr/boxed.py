@@ -13,7 +13,8 @@ from gpublocks.formats.files.folder import sync_files
 from gpublocks.formats.files.mapping import stamp
 from gpublocks.formats.files.picking import enclosing, source_getitem, source_setitem
 from gpublocks.formats.zarr.boxes import Store
-from gpublocks.formats.zarr.levels import Pyramid
+from gpublocks.formats.zarr.levels import Halved, Pyramid
+from gpublocks.formats.zarr.pyramid import even_unit
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
     source_array,
@@ -46,6 +47,8 @@ class BoxedSource:
     ----------
     under_way : Pyramid or None
         What is still to be done to a new array.
+    halved : Halved or None
+        The second level of a new image, which is made of what is written.
     """
 
     __slots__ = (
@@ -53,6 +56,7 @@ class BoxedSource:
         "_described",
         "_final",
         "_stamp",
+        "halved",
         "metadata",
         "name",
         "store",
@@ -77,6 +81,7 @@ class BoxedSource:
         self.writable = writable
         self.metadata = dict(metadata or {})
         self.under_way: Pyramid | None = None
+        self.halved: Halved | None = None
         self._final: str | None = None
         self._described = described
         self._stamp = None if described is None else stamp(described)
@@ -106,8 +111,10 @@ class BoxedSource:
 
     @property
     def unit(self) -> tuple[int, ...]:
-        """Voxels of a file, per axis: no two writers touch one."""
-        return self.store.unit
+        """Voxels of a file, per axis, or of several: no two writers touch one."""
+        if self.halved is None:
+            return self.store.unit
+        return even_unit(self.store.unit, self.halved.factors, self.shape)
 
     @property
     def read_unit(self) -> tuple[int, ...]:
@@ -147,7 +154,12 @@ class BoxedSource:
         """
         if not self.writable:
             raise SinkError(f"{self.location} was opened read-only; pass its path as the sink")
-        self.store.write(region, target(self, region, array))
+        voxels = target(self, region, array)
+        self.store.write(region, voxels)
+        if self.halved is not None:
+            whole = self.halved.around(region, self.shape)
+            # Blocks of a run have whole units: nothing is read back then.
+            self.halved.put(whole, voxels if whole == region else self.read(whole))
 
     def sync(self) -> None:
         """Make what any process wrote durable.
@@ -179,6 +191,7 @@ class BoxedSource:
             under_way.complete()
             self.store = replace(self.store, path=under_way.moved(self.store.path))
             self._final = under_way.final
+            self.halved = None
 
     def abort(self) -> None:
         """Remove a new array that was not finished."""
@@ -211,7 +224,7 @@ class BoxedSource:
             self.write(region, np.broadcast_to(value, lengths).reshape(region.shape))
 
     def __reduce__(self) -> Any:
-        return _received, (self.store, self.name, self.writable)
+        return _received, (self.store, self.name, self.writable, self.halved)
 
 
 def target(source: Any, region: Region, out: Array | None) -> Array:
@@ -230,5 +243,7 @@ def target(source: Any, region: Region, out: Array | None) -> Array:
     return np.empty(region.shape, source.dtype, source.order) if out is None else out
 
 
-def _received(store: Store, name: str, writable: bool) -> BoxedSource:
-    return BoxedSource(store, name, writable=writable)
+def _received(store: Store, name: str, writable: bool, halved: Halved | None) -> BoxedSource:
+    source = BoxedSource(store, name, writable=writable)
+    source.halved = halved
+    return source
