@@ -212,6 +212,7 @@ class Sink:
                 open_file=_member,
                 name=SERIES,
                 overwrite=self.overwrite,
+                compressed=self.compression is not None,
             )
         if self.compression is None:
             return _create(self.location, shape, dtype, style, overwrite=self.overwrite)

@@ -7,7 +7,6 @@ of other stores, and of rare codecs by the library.
 import errno
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,11 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpublocks.budget import format_bytes
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
-from gpublocks.formats.files.mapping import final_path
+from gpublocks.formats.files.mapping import check_disk, final_path
 from gpublocks.formats.zarr.boxed import BoxedSource
 from gpublocks.formats.zarr.levels import NewLevel, Pyramid, halve, levels_of_new
 from gpublocks.formats.zarr.library import LibrarySource
@@ -260,22 +258,23 @@ class Sink:
         levels = levels_of_new(
             shape, told, axes=spatial(told["axes"]), count=self.levels, method=self.method
         )
-        _check_room(self.location, self._certain_bytes(levels, dtype))
         folder = create_folder(self.location, overwrite=self.overwrite)
         try:
+            self._check_room(levels, dtype)
             return self._create(folder, levels, dtype, order, unit or offered[0])
-        except Exception as error:
+        except BaseException as error:
             folder.remove()
-            if isinstance(error, SinkError):
+            if isinstance(error, SinkError) or not isinstance(error, Exception):
                 raise
             raise SinkError(
                 getattr(error, "errno", None), f"cannot create {self.location}: {_line(error)}"
             ) from error
 
-    def _certain_bytes(self, levels: Sequence[NewLevel], dtype: DType) -> int:
-        """Return how much room it takes in any case: what is stored as it is."""
+    def _check_room(self, levels: Sequence[NewLevel], dtype: DType) -> None:
         sizes = [prod(level.shape) * dtype.itemsize for level in levels]
-        return sum(sizes[1:2]) + (sum(sizes) if codec_of(self.codec) is None else 0)
+        most = sum(sizes) + sum(sizes[1:2])
+        plain = codec_of(self.codec) is None
+        check_disk(self.location, most if plain else sum(sizes[1:2]), most=most)
 
     def _create(
         self,
@@ -391,16 +390,6 @@ def _by_library(
         metadata=told_of(found),
         reopen=reopen,
     )
-
-
-def _check_room(location: str, nbytes: int) -> None:
-    folder = os.path.dirname(location)
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise SinkError(
-            errno.ENOSPC,
-            f"{location} needs {format_bytes(nbytes)}, {folder} has {format_bytes(free)} free",
-        )
 
 
 def _line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpublocks.contracts import Array, DType, Extent, Order
 from gpublocks.errors import SinkError
-from gpublocks.formats.files.mapping import check_room, new_file
+from gpublocks.formats.files.mapping import check_disk, new_file
 from gpublocks.formats.files.partial import check_target, partial_path, sync_path
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
@@ -46,11 +46,13 @@ class PackedSink:
         Kind of sink, as shown in its repr.
     overwrite : bool
         Whether a file of that name may be replaced.
+    reserves : bool
+        Whether packing needs room for all voxels as they are, however small the file gets.
 
     Raises
     ------
     SinkError
-        If there is no room for both files, or another run is writing it.
+        If there is no room for the plain voxels, or another run is writing it.
     """
 
     single_writer = False
@@ -65,6 +67,7 @@ class PackedSink:
         pack: Pack,
         name: str,
         overwrite: bool,
+        reserves: bool = False,
     ) -> None:
         self.name = name
         self._final = final
@@ -75,7 +78,8 @@ class PackedSink:
         )
         self._open = True
         try:
-            check_room(final, self._plain.size * dtype.itemsize)
+            most = self._plain.size * dtype.itemsize
+            check_disk(final, most if reserves else 0, most=most)
         except SinkError:
             self.abort()
             raise
@@ -165,7 +169,9 @@ class PackedSink:
         except Exception as error:
             with suppress(OSError):
                 os.unlink(partial)
-            raise SinkError(f"cannot create {self._final}: {error}; {kept}") from error
+            raise SinkError(
+                getattr(error, "errno", None), f"cannot create {self._final}: {error}; {kept}"
+            ) from error
         self._plain.abort()
 
     def abort(self) -> None:

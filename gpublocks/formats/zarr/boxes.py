@@ -5,6 +5,7 @@ more memory than a box takes, and with errors that name the box.
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,7 +16,7 @@ import numpy as np
 from gpublocks import machine
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.errors import SourceError
+from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.confined import Confined, exactly
 from gpublocks.formats.zarr.coding import MISSING, Coding, Sharding, coding_of
 from gpublocks.geometry import Region
@@ -123,7 +124,19 @@ class Store:
                 self.read(whole, merged)
                 merged[part.within(whole).slices] = voxels
                 voxels = merged
-            self._folder.put(self._file(index), self._encoded(voxels, coding))
+            self._put(index, self._encoded(voxels, coding))
+
+    def _put(self, index: Index, encoded: list[Any]) -> None:
+        try:
+            self._folder.put(self._file(index), encoded)
+        except SinkError as error:
+            kind = "chunk" if self.unit == self.read_unit else "shard"
+            nbytes = sum(memoryview(part).nbytes for part in encoded)
+            raise SinkError(
+                error.errno,
+                f"{error.strerror or error} ({kind} {index}, {format_bytes(nbytes)}; "
+                f"{format_bytes(shutil.disk_usage(self.path).free)} are free)",
+            ) from error
 
     def _encoded(self, voxels: Array, coding: Coding | Sharding) -> list[Any]:
         """Return the parts of a file that holds a box, or as much of it as lies in the array."""
