@@ -31,6 +31,7 @@ FLOORS = [
         "deflating",
         "planes",
         "directories",
+        "declared",
         "metadata",
     },
     {

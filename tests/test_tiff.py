@@ -23,6 +23,7 @@ from gpublocks import io
 from gpublocks.contracts import Reach
 from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
 from gpublocks.formats.tiff import styles
+from gpublocks.formats.tiff.declared import declared_samples
 from gpublocks.formats.tiff.planes import Numbering, find_planes
 from gpublocks.formats.tiff.segments import Paging
 from gpublocks.geometry import Region
@@ -965,6 +966,82 @@ def test_strips_that_are_bombs_or_garbage(tmp_path, compression):
         peak = get_traced_memory()[1]
         stop()
         assert peak < 2_000_000 or compression == "png"
+
+
+IMAGES = ["jpeg", "jpeg2000", "webp", "jpegxl", "jpegxr", "png", "lerc", "jpeg_2000_lossy"]
+
+
+def stored_as(path, array, compression):
+    """Return the bytes of the only strip of an image, and the number of its codec."""
+    options = {"photometric": "rgb"} if array.shape[-1] in (3, 4) else {}
+    options |= {"extrasamples": ["unassalpha"]} if array.shape[-1] == 4 else {}
+    written(path, array, compression=compression, rowsperstrip=array.shape[0], **options)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        assert len(page.dataoffsets) == 1
+        data = path.read_bytes()[page.dataoffsets[0] :][: page.databytecounts[0]]
+        return data, int(page.compression)
+
+
+@pytest.mark.parametrize("compression", IMAGES)
+def test_images_tell_how_large_they_are(tmp_path, compression):
+    tried = 0
+    for shape, dtype, samples in product([(1, 5), (61, 97)], ["u1", "u2", "f4"], [1, 3, 4]):
+        array = (np.arange(np.prod(shape) * samples) % 99).reshape(*shape, samples).astype(dtype)
+        array = array[..., 0] if samples == 1 else array
+        try:
+            data, codec = stored_as(tmp_path / "x.tif", array, compression)
+        except (ValueError, TypeError):
+            continue
+        assert array.size <= declared_samples(data, codec) <= 5 * array.size
+        source = io.as_source(tmp_path / "x.tif")
+        assert source.read(Region.whole(array.shape)).shape == array.shape
+        tried += 1
+    assert tried > 1
+
+
+@pytest.mark.parametrize("compression", IMAGES)
+def test_images_that_are_bombs(tmp_path, compression):
+    """What an image claims to be is compared with the room for it before it is decoded."""
+    large = np.zeros((1000, 1000, 3) if compression == "webp" else (1000, 1000), "u1")
+    data, codec = stored_as(tmp_path / "large.tif", large, compression)
+    head = claims(100, 100, 100, codec, len(data))
+    (tmp_path / "x.tif").write_bytes(head[:200] + data)
+    with pytest.raises(SourceError, match=r"segment 0 of page 0 .* claims \d+ samples, and has"):
+        io.as_source(tmp_path / "x.tif").read(Region.whole((100, 100)))
+    for damaged in (data[:4], b"", bytes(range(256)) * 9, b"\xff" * 99):
+        with pytest.raises(ValueError, match="does not say how many samples"):
+            declared_samples(damaged, codec)
+
+
+@settings(max_examples=300)
+@given(codec=st.sampled_from([7, 33003, 34712, 34887, 34933, 34934, 50001, 50002]), data=st.data())
+def test_any_bytes_say_a_size_or_not(codec, data):
+    start = data.draw(st.sampled_from(BEGINNINGS))
+    with suppress(ValueError):
+        assert declared_samples(start + data.draw(st.binary(max_size=80)), codec) >= 0
+
+
+BEGINNINGS = [
+    b"",
+    b"\xff\xd8\xff",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\0jxlc\xff\x0a",
+    b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\0jp2c\xff\x4f\xff\x51",
+    b"\xff\x0a",
+    b"RIFF1234WEBPVP8X",
+    b"RIFF1234WEBPVP8 ",
+    b"II\xbc\x01\x08\0\0\0",
+    b"Lerc2 \4\0\0\0",
+    b"\x89PNG\r\n\x1a\n1234IHDR",
+]
+
+
+def test_images_that_move_are_none():
+    # 8 x 8 pixels; not all is default, there are extra fields, and an animation among them.
+    header = 1 | 1 << 6 | (1 << 1 | 1 << 7) << 9
+    with pytest.raises(ValueError, match="a preview or an animation"):
+        declared_samples(b"\xff\x0a" + header.to_bytes(20, "little"), 50002)
 
 
 def test_strips_of_too_many_bytes(tmp_path):
