@@ -3,9 +3,12 @@
 They are those of Zarr, by the names and parameters of its third format.
 """
 
+import bz2
+import lzma
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -113,8 +116,50 @@ class _Deflate:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stream:
+    """The codecs bz2 and lzma. Those of numcodecs know no limit.
+
+    Parameters
+    ----------
+    codec : object
+        Of numcodecs, which encodes.
+    engine : callable
+        Returns a decompressor of Python's.
+    """
+
+    codec: Any
+    engine: Callable[[], Any]
+
+    def length(self, count: int | None) -> None:
+        """Return None."""
+
+    def encode(self, data: Bytes) -> Bytes:
+        """Return the bytes as they are stored."""
+        return self.codec.encode(data)
+
+    def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
+        """Return what was encoded."""
+        assert length is not None
+        engine = self.engine()
+        plain = engine.decompress(data, length)
+        if not engine.eof and engine.needs_input is False:
+            plain += engine.decompress(b"", 1)
+        if len(plain) != length or not engine.eof:
+            raise ValueError(f"it does not hold {length} bytes")
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
 class Checksum:
-    """The codec crc32c."""
+    """The codec crc32c, or another checksum of numcodecs.
+
+    Parameters
+    ----------
+    codec : object, optional
+        That of numcodecs.
+    """
+
+    codec: Any = None
 
     def length(self, count: int | None) -> int | None:
         """Return four more."""
@@ -122,6 +167,8 @@ class Checksum:
 
     def encode(self, data: Bytes) -> Bytes:
         """Return the bytes as they are stored."""
+        if self.codec is not None:
+            return self.codec.encode(np.frombuffer(data, np.uint8))
         import google_crc32c
 
         plain = bytes(data)
@@ -129,6 +176,8 @@ class Checksum:
 
     def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
         """Return what was encoded: a view."""
+        if self.codec is not None:
+            return self.codec.decode(np.frombuffer(data, np.uint8))
         import google_crc32c
 
         plain, check = memoryview(data)[:-4], memoryview(data)[-4:]
@@ -159,6 +208,28 @@ def _lz4(given: dict[str, Any]) -> Step:
     return _Numcodec(LZ4(given.get("acceleration", 1)), _lz4_length)
 
 
+def _bz2(given: dict[str, Any]) -> Step:
+    from numcodecs.bz2 import BZ2
+
+    return _Stream(BZ2(**given), bz2.BZ2Decompressor)
+
+
+def _lzma(given: dict[str, Any]) -> Step | None:
+    from numcodecs.lzma import LZMA
+
+    codec = LZMA(**given)
+    if codec.format not in (lzma.FORMAT_XZ, lzma.FORMAT_ALONE):
+        return None
+    return _Stream(codec, partial(lzma.LZMADecompressor, codec.format, memlimit=_LZMA_BYTES))
+
+
+def _checksum(name: str, given: dict[str, Any]) -> Step | None:
+    from numcodecs.registry import codec_registry
+
+    make = codec_registry.get(name)
+    return None if make is None else Checksum(make(**given))
+
+
 def _zstd_length(data: memoryview) -> int | None:
     """Return the length in the header of a frame (RFC 8878, 3.1.1.1)."""
     if len(data) < 6 or bytes(data[:4]) != b"\x28\xb5\x2f\xfd":
@@ -183,11 +254,19 @@ def _lz4_length(data: memoryview) -> int:
     return int.from_bytes(data[:4], "little")
 
 
-_MAKERS: dict[str, Callable[[dict[str, Any]], Step]] = {
+_LZMA_BYTES = 128 << 20
+"""Memory of an engine of LZMA: a stream says how long its dictionary is, as a rule up to 64 MB."""
+
+_CHECKSUMS = ("adler32", "crc32", "fletcher32", "jenkins_lookup3")
+
+_MAKERS: dict[str, Callable[[dict[str, Any]], Step | None]] = {
+    **{name: partial(_checksum, name) for name in _CHECKSUMS},
     "blosc": _blosc,
-    "crc32c": lambda given: Checksum(),
+    "bz2": _bz2,
+    "crc32c": lambda given: Checksum() if given.get("location", "end") == "end" else None,
     "gzip": lambda given: _Deflate(given.get("level", 1), 31),
     "lz4": _lz4,
+    "lzma": _lzma,
     "zlib": lambda given: _Deflate(given.get("level", 1), 15),
     "zstd": _zstd,
 }
