@@ -17,6 +17,7 @@ from gpublocks.cutting import (
     Units,
     check_shapes,
     cut,
+    encoding_bytes,
     layout_of,
     need_of,
     results_of,
@@ -113,6 +114,7 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units
         devices=task.choice.devices[: min(budget.workers, max(1, len(grid)))],
         traffic=traffic,
         units=units,
+        encoding_bytes=encoding_bytes(task, units),
     )
 
 
@@ -183,7 +185,8 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
     raise BudgetError(
         f"one block of {plan.grid.largest} voxels needs {format_bytes(needed)} (block "
         f"{format_bytes(plan.block_bytes)} + function {plan.need.per_voxel:g} B per voxel"
-        f"{' + staging' if plan.staging_bytes else ''}), but {plan.budget.reason} leaves "
+        f"{' + staging' if plan.staging_bytes else ''}"
+        f"{' + coding' if plan.coding_bytes else ''}), but {plan.budget.reason} leaves "
         f"{format_bytes(limit)}; {_advice(task, plan)}"
     )
 
@@ -232,7 +235,8 @@ def _room(plan: Plan) -> float:
     """Return the part of a block for which there is memory."""
     fixed, host_bytes = plan.need.fixed, plan.budget.host_bytes
     if plan.traffic is None:
-        return (host_bytes - fixed) / (plan.worker_bytes - fixed)
+        fixed += plan.coding_bytes
+        return max(0.0, host_bytes - fixed) / (plan.worker_bytes - fixed)
     on_device = ((plan.budget.device_bytes or 0) - fixed) / (plan.device_peak_bytes - fixed)
     return min(on_device, host_bytes / plan.worker_bytes)
 
@@ -242,6 +246,8 @@ def _advice(task: Task, plan: Plan) -> str:
     first, largest = task.sources[0], plan.grid.largest
     if task.automatic:
         return "use a smaller overlap or more memory"
+    if plan.traffic is None and plan.coding_bytes >= plan.budget.host_bytes:
+        return "pieces that are coded as one are too large for that: use more memory"
     axes = normalise_axes(task.axes, len(first.shape), first.order, first.unit)
     room = _room(plan)
     for axis in sorted(axes, key=lambda axis: -largest[axis]):

@@ -29,6 +29,8 @@ class Volume:
         In which it is stored and decoded, if its voxels do not stand alone.
     staged : bool
         Whether its blocks cross to the workers through shared memory.
+    decoders : int
+        Pieces that one read of it decodes at once.
     """
 
     shape: tuple[int, ...]
@@ -36,6 +38,7 @@ class Volume:
     order: Order = "C"
     pieces: Pieces | None = None
     staged: bool = False
+    decoders: int = 1
 
     def block_bytes(self, grid: Grid) -> int:
         """Return the bytes of the largest block of a grid in this array."""
@@ -78,6 +81,8 @@ class Plan:
     caches : tuple of int
         Bytes for decoded pieces of each source, which are kept until all blocks that need them
         have read them; 0 for one that is read directly.
+    encoding_bytes : int
+        What a worker takes to encode what it writes, beside the block.
     """
 
     grid: Grid
@@ -95,6 +100,7 @@ class Plan:
     traffic: Traffic | None = None
     units: tuple[tuple[int, ...], ...] = ()
     caches: tuple[int, ...] = ()
+    encoding_bytes: int = 0
 
     @property
     def voxels(self) -> int:
@@ -113,11 +119,23 @@ class Plan:
         return sum(2 * array.block_bytes(self.grid) for array in arrays if array.staged)
 
     @property
+    def coding_bytes(self) -> int:
+        """Bytes that one worker takes to decode what it reads, or to encode what it writes."""
+        usages = [self.usage(number) for number in range(len(self.sources))]
+        decoding = [
+            usage.coding_bytes(source.decoders)
+            for usage, source in zip(usages, self.sources, strict=True)
+            if usage is not None
+        ]
+        return max([self.encoding_bytes, *decoding])
+
+    @property
     def worker_bytes(self) -> int:
         """Predicted bytes in flight on the host for one worker; for a device page-locked ones."""
         if self.traffic is not None:
             return self.traffic.pinned_bytes(self.voxels)
-        return self.block_bytes + self.need.of(self.voxels) + self.staging_bytes
+        block_bytes = self.block_bytes + self.need.of(self.voxels)
+        return block_bytes + self.staging_bytes + self.coding_bytes
 
     @property
     def cache_bytes(self) -> int:
@@ -213,6 +231,7 @@ class Plan:
             "need_fixed": self.need.fixed,
             "need_origin": self.need.origin,
             "staging_bytes": self.staging_bytes,
+            "coding_bytes": self.coding_bytes,
             "cache_bytes": self.cache_bytes,
             "decoded": self.decoded,
             "units": [list(unit) for unit in self.units],
@@ -264,6 +283,8 @@ class Plan:
         )
         if self.staging_bytes:
             formula += f" + staging {format_bytes(self.staging_bytes)}"
+        if self.coding_bytes:
+            formula += f" + coding {format_bytes(self.coding_bytes)}"
         formula += f"){self._kept_pieces()}"
         kept = f"a worker is held at {format_bytes(self.worker_limit_bytes)}"
         kept = kept if self.enforced else "not enforced"

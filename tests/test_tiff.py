@@ -645,6 +645,19 @@ def test_only_what_a_region_touches_is_decoded(tmp_path):
         source.read(Region((4, 0, 0), (5, 1, 1)))
 
 
+def test_a_plan_counts_what_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(tifffile.TIFF, "MAXWORKERS", 3)
+    array = np.random.default_rng(0).integers(0, 99, (8, 256, 256)).astype("u2")
+    path = written(tmp_path / "x.tif", array, compression="zlib", rowsperstrip=128)
+    strip = 128 * 256 * 2
+    for size_max, count in ((1, 2), (8, 3)):
+        plan = gb.plan(np.negative, path, array, axes=0, size_max=size_max, executor="serial")
+        assert plan.coding_bytes == 2 * count * strip
+    planes = io.tiff.Sink(tmp_path / "planes/z<Z,1>.tif", compression="zlib")
+    plan = gb.plan(np.negative, array, planes, size_max=1, executor="serial")
+    assert plan.coding_bytes == 2 * 2 * strip * 1
+
+
 def test_several_threads_decode(tmp_path, monkeypatch):
     monkeypatch.setattr(tifffile.TIFF, "MAXWORKERS", 3)
     array = np.random.default_rng(0).integers(0, 99, (3, 256, 256)).astype("u2")

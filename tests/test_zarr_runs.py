@@ -18,6 +18,7 @@ from scipy import ndimage
 import gpublocks as gb
 from gpublocks import io
 from gpublocks.errors import (
+    BudgetError,
     PlanError,
     SinkError,
     SourceError,
@@ -185,6 +186,50 @@ class TestThroughThePlanner:
             double, path, sink, function_type="block", axes=[0], size_max=4, executor=executor
         )
         assert np.array_equal(read(sink), 2 * reference())
+
+
+class TestPlans:
+    """What decoding and encoding take is a part of what a worker takes."""
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        return created(tmp_path / "x.zarr", np.zeros((64, 64, 64), "u2"), chunks=(32, 32, 32))
+
+    def test_of_chunks_that_are_read(self, source):
+        plan = gb.plan(
+            np.negative, source, np.zeros((64,) * 3, "u2"), size_max=16, executor="serial"
+        )
+        assert plan.coding_bytes == 2 * 32**3 * 2
+        assert plan.worker_bytes == plan.block_bytes + plan.need.of(plan.voxels) + (1 << 17)
+        assert plan.to_dict()["coding_bytes"] == plan.coding_bytes
+        assert " + coding 131 kB)" in dict(plan.rows())[""]
+
+    @pytest.mark.parametrize(
+        ("options", "files", "chunks"),
+        [
+            ({"chunks": 16}, 16**3, 16**3),
+            ({"chunks": 16, "shards": 64}, 64**3, 16**3),
+            ({"shards": 64}, 64**3, 64**3),
+        ],
+    )
+    def test_of_chunks_that_are_written(self, tmp_path, options, files, chunks):
+        array = np.zeros((64, 64, 64), "u2")
+        new = io.zarr.Sink(tmp_path / "new.zarr", **options)
+        given = {"size_max": 64, "executor": "serial"}
+        plan = gb.plan(np.negative, array, new, **given)
+        assert plan.coding_bytes == 2 * (files + 2 * chunks)
+        new.create(array.shape, array.dtype, "C").finish()
+        assert gb.plan(np.negative, array, new.location, **given).coding_bytes == plan.coding_bytes
+        levels = replace(new, levels=2, overwrite=True)
+        assert gb.plan(np.negative, array, levels, **given).coding_bytes > plan.coding_bytes
+
+    def test_they_limit_workers_and_blocks(self, source):
+        sink = np.zeros((64,) * 3, "u2")
+        given = {"size_max": 8, "memory": "3MB", "executor": "threads", "processes": 4}
+        plan = gb.plan(np.negative, source, sink, **given)
+        assert plan.budget.workers == (3_000_000 - plan.cache_bytes) // plan.worker_bytes < 4
+        with pytest.raises(BudgetError, match=r"one block .* \+ coding\), but .*: use more memory"):
+            gb.plan(np.negative, source, sink, **{**given, "memory": "130kB"})
 
 
 KILLED = """

@@ -174,6 +174,10 @@ class Sink:
         count = self._numbered(len(shape))
         return [(1,) * count + tuple(shape[count:]) if count else (1,) * len(shape)]
 
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: a plane before it is encoded, and after."""
+        return 2 * prod(unit) * itemsize if has_placeholder(self.location) else 0
+
     def create(
         self,
         shape: tuple[int, ...],

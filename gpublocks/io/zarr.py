@@ -19,7 +19,7 @@ from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
 from gpublocks.formats.files.mapping import check_disk, final_path
 from gpublocks.formats.zarr.boxed import BoxedSource
-from gpublocks.formats.zarr.levels import NewLevel, Pyramid, halve, levels_of_new
+from gpublocks.formats.zarr.levels import NewLevel, Pyramid, averaging_bytes, halve, levels_of_new
 from gpublocks.formats.zarr.library import LibrarySource
 from gpublocks.formats.zarr.ome import Level, attributes, check_axes, image_metadata, spatial
 from gpublocks.formats.zarr.pyramid import Method, even_unit, factors_of
@@ -234,6 +234,13 @@ class Sink:
             return units
         factors = factors_of(shape, spatial(told["axes"]))
         return list(dict.fromkeys([even_unit(unit, factors, shape) for unit in units]))
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: an encoded file, and a chunk of it before and after."""
+        chunks, shards = self._given((1,) * len(unit))
+        chunks = chunks or (chunks_within(shards, itemsize) if shards else unit)
+        averaging = averaging_bytes(itemsize) if self.levels > 1 else 0
+        return averaging + (prod(shards or chunks) + 2 * prod(chunks)) * itemsize
 
     def create(
         self,

@@ -7,6 +7,7 @@ Touches local files. Chunks that gzip compressed are inflated here, beside the l
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,10 @@ class DatasetSource:
                 dataset[region.slices] = voxels
         except Exception as error:
             raise SinkError(f"cannot write {self._place}: {reason(error)}") from error
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: a chunk before it is encoded, and after."""
+        return 2 * prod(unit) * itemsize
 
     def sync(self) -> None:
         """Make what was written durable.

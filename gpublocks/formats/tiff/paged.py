@@ -148,6 +148,11 @@ class PagedSource:
         return self._address.unit
 
     @property
+    def decoders(self) -> int:
+        """Strips or tiles that one read decodes at once."""
+        return 1 if self._pages is None else self._pages.threads
+
+    @property
     def location(self) -> str:
         """Absolute path, without symbolic links."""
         return self._address.path

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,10 @@ class BoxedSource:
     def read_unit(self) -> tuple[int, ...]:
         """Voxels that are decoded at once, per axis."""
         return self.store.read_unit
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: an encoded file, and a box before and after."""
+        return (prod(unit) + 2 * prod(self.read_unit)) * itemsize
 
     @property
     def location(self) -> str:

@@ -18,13 +18,13 @@ from gpublocks.formats.files.metadata import coarser
 from gpublocks.formats.zarr.pyramid import Method, coarser_tasks, factors_of, shrunk, task_bytes
 from gpublocks.geometry import Region
 
-__all__ = ["Halved", "NewLevel", "Pyramid", "halve", "levels_of_new"]
+__all__ = ["Halved", "NewLevel", "Pyramid", "averaging_bytes", "halve", "levels_of_new"]
 
 _COMPLETING_BYTES = 64 << 20
 """Levels are completed in so many threads that these take no more together, if one takes less."""
 _MEMORY_PART = 4
 """Nor more than this part of free memory."""
-_PART_VOXELS = 1 << 18
+_PART_VOXELS = 1 << 16
 """Voxels of a block that are averaged at a time: their sums stay in the cache of a core."""
 
 
@@ -119,6 +119,11 @@ class Halved:
             made = shrunk(finer, self.factors, self.method)
             start = tuple(map(int.__floordiv__, part.start, self.factors))
             self.voxels.write(Region(start, tuple(map(int.__add__, start, made.shape))), made)
+
+
+def averaging_bytes(itemsize: int) -> int:
+    """Return the most that `Halved.put` takes for voxels of so many bytes."""
+    return 2 * _PART_VOXELS * (itemsize + 8)
 
 
 def halve(

@@ -1,6 +1,7 @@
 """Arrays that a library reads and writes in chunks, as sources and sinks. Touches these arrays."""
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,10 @@ class LibrarySource:
                 getattr(error, "errno", None),
                 f"cannot write {region.start} to {region.stop} of {self.location}: {_line(error)}",
             ) from error
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: a unit before it is encoded, and after."""
+        return 2 * prod(unit) * itemsize
 
     def sync(self) -> None:
         """Do nothing: stores acknowledge what they have."""
