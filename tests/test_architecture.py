@@ -101,7 +101,8 @@ GUESTS = {
     "imagecodecs": {"io"},
     "nrrd": {"io"},
     "nibabel": {"io"},
-    "dask": set(),
+    "dask": {"io"},
+    "xarray": set(),
 }
 
 
