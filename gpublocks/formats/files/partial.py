@@ -16,11 +16,15 @@ __all__ = [
     "check_parent",
     "check_target",
     "create_partial",
+    "drop_stale",
     "lock_file",
     "partial_path",
     "preallocate",
     "sync_path",
 ]
+
+
+_OPEN = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Partial:
@@ -147,7 +151,7 @@ def create_partial(final: str, nbytes: int, header: bytes, *, overwrite: bool) -
     """
     path = partial_path(final)
     try:
-        fd = _lock_new(path)
+        fd = _lock_new(final)
         try:
             preallocate(fd, nbytes)
             os.write(fd, header)
@@ -162,17 +166,29 @@ def create_partial(final: str, nbytes: int, header: bytes, *, overwrite: bool) -
     return Partial(path, final, fd, overwrite=overwrite)
 
 
-def _lock_new(path: str) -> int:
-    """Return the descriptor of a new file that no other run writes; a stale one is replaced."""
-    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+def drop_stale(final: str) -> None:
+    """Remove the partial file that a killed run left, if there is one.
+
+    Raises
+    ------
+    SinkError
+        If another run is writing it.
+    """
+    path = partial_path(final)
     with suppress(FileNotFoundError):
-        stale = os.open(path, flags)
+        stale = os.open(path, _OPEN)
         try:
             lock_file(stale, path, path)
             os.unlink(path)
         finally:
             os.close(stale)
-    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _lock_new(final: str) -> int:
+    """Return the descriptor of a new file that no other run writes; a stale one is replaced."""
+    drop_stale(final)
+    path = partial_path(final)
+    fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         lock_file(fd, path, path)
     except BaseException:
