@@ -1,7 +1,9 @@
 """Runs over Zarr arrays: no unit has two writers, and one that is killed leaves nothing half."""
 
+import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,25 +291,71 @@ class TestKilled:
         assert np.unique(read(complete)).tolist() == [65535]
         assert {p.name for p in tmp_path.iterdir()} == {"in.zarr", "out.zarr"}
 
-    def test_while_one_is_replaced(self, tmp_path, monkeypatch):
-        """Between the two renamings both are there, under other names."""
+    @pytest.mark.parametrize("step", [1, 2, "unlink", "rmtree"])
+    def test_while_one_is_replaced(self, tmp_path, monkeypatch, step):
+        """A kill at any step leaves both, and the next run what it would find without it."""
         path = created(tmp_path / "x.zarr", np.zeros(4, "u1"), chunks=(4,))
         sink = io.zarr.Sink(path, overwrite=True).create((4,), np.dtype("u1"), "C")
         sink[:] = 1
         rename, calls = os.rename, []
 
-        def stop(*names):
+        def stop(*names, **_):
             calls.append(names)
-            if len(calls) == 2:
+            if len(calls) == step or step in ("unlink", "rmtree"):
                 raise KeyboardInterrupt
             rename(*names)
 
-        monkeypatch.setattr(folder.os, "rename", stop)
-        with pytest.raises(KeyboardInterrupt):
+        module = folder.shutil if step == "rmtree" else folder.os
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step if isinstance(step, str) else "rename", stop)
+            with pytest.raises(KeyboardInterrupt):
+                sink.finish()
+        del sink
+        gc.collect()
+        found = read(path) if path.exists() else read(tmp_path / "x.zarr.replaced")
+        assert found.tolist() == ([0] * 4 if isinstance(step, int) else [1] * 4)
+        if step == 2:
+            with pytest.raises(SinkError, match=r"x\.zarr\.replaced is what .*x\.zarr was before"):
+                io.zarr.Sink(path).check()
+        again = io.zarr.Sink(path, overwrite=True).create((4,), np.dtype("u1"), "C")
+        assert read(path).tolist() == found.tolist()
+        again[:] = 2
+        again.finish()
+        assert read(path).tolist() == [2] * 4
+        assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]
+        assert sorted(p.name for p in path.iterdir()) == ["c", "zarr.json"]
+
+    def test_what_is_in_the_way_of_replacing_is_not_touched(self, tmp_path):
+        path = created(tmp_path / "x.zarr", np.zeros(4, "u1"), chunks=(4,))
+        mine = created(tmp_path / "x.zarr.replaced", np.ones(4, "u1"), chunks=(4,))
+        with pytest.raises(SinkError, match=r"x\.zarr\.replaced is in the way"):
+            io.zarr.Sink(path, overwrite=True).create((4,), np.dtype("u1"), "C")
+        assert read(mine).tolist() == [1] * 4
+
+    def test_one_that_is_removed_meanwhile_is_not_finished(self, tmp_path, executor):
+        array = np.ones((32, 8), "u1")
+
+        def remove(block):
+            shutil.rmtree(tmp_path / "x.zarr.partial", ignore_errors=True)
+            return block
+
+        sink = io.zarr.Sink(tmp_path / "x.zarr", chunks=8)
+        with pytest.raises(SinkError, match=r"No such file|was removed during the run"):
+            gb.process(remove, array, sink, overlap=0, executor=executor, size_max=8, processes=2)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_fails_behind_the_rename_says_that_all_is_there(self, tmp_path, monkeypatch):
+        sink = io.zarr.Sink(tmp_path / "x.zarr").create((4,), np.dtype("u1"), "C")
+        sink[:] = 1
+
+        def fail(path):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(folder, "sync_path", fail)
+        monkeypatch.setattr("gpublocks.formats.zarr.levels.sync_files", lambda *_, **__: None)
+        with pytest.raises(SinkError, match=r"x\.zarr is complete, but may not be durable"):
             sink.finish()
-        assert not path.exists()
-        assert read(tmp_path / "x.zarr.replaced").tolist() == [0] * 4
-        assert read(tmp_path / "x.zarr.partial").tolist() == [1] * 4
+        assert read(tmp_path / "x.zarr").tolist() == [1] * 4
 
     def test_a_rename_that_fails_gives_the_old_one_back(self, tmp_path, monkeypatch):
         path = created(tmp_path / "x.zarr", np.zeros(4, "u1"), chunks=(4,))

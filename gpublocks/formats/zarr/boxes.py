@@ -4,6 +4,7 @@ They are read and written without the library of the format: in the thread that 
 more memory than a box takes, and with errors that name the box.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -131,12 +132,10 @@ class Store:
             self._folder.put(self._file(index), encoded)
         except SinkError as error:
             kind = "chunk" if self.unit == self.read_unit else "shard"
-            nbytes = sum(memoryview(part).nbytes for part in encoded)
-            raise SinkError(
-                error.errno,
-                f"{error.strerror or error} ({kind} {index}, {format_bytes(nbytes)}; "
-                f"{format_bytes(shutil.disk_usage(self.path).free)} are free)",
-            ) from error
+            told = f"{kind} {index}, {format_bytes(sum(memoryview(p).nbytes for p in encoded))}"
+            if error.errno == errno.ENOSPC:
+                told += f"; {format_bytes(shutil.disk_usage(self.path).free)} are free"
+            raise SinkError(error.errno, f"{error.strerror or error} ({told})") from error
 
     def _encoded(self, voxels: Array, coding: Coding | Sharding) -> list[Any]:
         """Return the parts of a file that holds a box, or as much of it as lies in the array."""
