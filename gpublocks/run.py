@@ -94,6 +94,8 @@ class TaskRun:
             yield from self._cells(run, created)
             if not run.cancelled:
                 self._verify_sources()
+                for sink in self._existing(created):
+                    sink.sync()
                 while created:
                     created[0].sync()
                     created[0].finish()
@@ -215,9 +217,12 @@ class TaskRun:
             if verify is not None and source.extent and source.extent.store not in written:
                 verify()
 
+    def _existing(self, created: list[Sink]) -> list[Sink]:
+        return [sink for sink in self.sinks if all(sink is not new for new in created)]
+
     def _fill(self, created: list[Sink]) -> None:
         """Write zeros where a mask skips cells; new sinks hold zeros from the start."""
-        existing = [sink for sink in self.sinks if all(sink is not new for new in created)]
+        existing = self._existing(created)
         if existing:
             for cell in cells_of(self.task, self.plan.grid, inside=False):
                 for sink in existing:

@@ -124,9 +124,10 @@ class Task:
 def described(sink: NewSink, source: Source, shape: tuple[int, ...]) -> NewSink:
     """Return a new sink with what a source tells of its voxels, if it has a place for that.
 
-    That is an attribute ``metadata``, which is None where the user has told nothing.
+    That is an attribute ``metadata``, which is None where the user has told nothing. It gets no
+    ``scaling``: results need not mean what the voxels did that they were made of.
     """
-    told = getattr(source, "metadata", None)
+    told = {k: v for k, v in getattr(source, "metadata", {}).items() if k != "scaling"}
     if not told or len(shape) != len(source.shape) or getattr(sink, "metadata", told) is not None:
         return sink
     given: Any = sink

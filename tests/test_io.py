@@ -4,6 +4,7 @@ import os
 import pickle
 import resource
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import gpublocks as gb
 from gpublocks import io
 from gpublocks.contracts import Extent, NewSink, Reach
 from gpublocks.errors import (
@@ -173,11 +175,28 @@ class Duck:
         self._array[slicing] = value
 
 
+class Forgetful(Duck):
+    """One that loses what another thread assigns at the same time, as those of graphs do."""
+
+    def __setitem__(self, slicing, value):
+        array = self._array.copy()
+        time.sleep(0.001)
+        array[slicing] = value
+        self._array = array
+
+
 class TestDuck(SinkContract):
     name = "Duck-Source"
+    single_writer = True
 
     def make(self, array, folder):
         return io.as_source(Duck(array))
+
+    def test_has_one_writer(self, executor):
+        array = np.arange(4000.0).reshape(40, 100)
+        sink = Forgetful(np.zeros_like(array))
+        gb.process(np.negative, array, sink, size_max=2, executor=executor, processes=4)
+        assert np.array_equal(sink[:], -array)
 
 
 class TestSlicedMemory(SinkContract):

@@ -602,6 +602,13 @@ class TestCarriedOver:
         plain = io.memmap.Sink(tmp_path / "y.npy")
         assert described(plain, told, (2, 8, 6, 4)) is plain
 
+    def test_what_voxels_meant_is_not_carried_over(self, tmp_path):
+        class Scaled:
+            shape, metadata = (4, 5), {"axes": ("y", "x"), "scaling": (2.0, 1.0)}
+
+        sink = io.zarr.Sink(tmp_path / "y.zarr")
+        assert described(sink, Scaled(), (4, 5)).metadata == {"axes": ("y", "x")}
+
     def test_plain_arrays_keep_names(self, source, tmp_path):
         gb.process(np.invert, source, tmp_path / "y.zarr", overlap=0, executor="serial")
         array = zarr.open_array(tmp_path / "y.zarr", mode="r")

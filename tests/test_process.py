@@ -659,6 +659,18 @@ def test_dtype_of_new_sinks(run: Callable[..., Any], tmp_path: Path) -> None:
         assert np.array_equal(found, 2 * numbered(9))
 
 
+def test_existing_files_are_durable_when_it_returns(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", numbered(9))
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
+    )
+    run(double, numbered(9), tmp_path / "x.npy", size_max=4)
+    assert synced == [str(tmp_path / "x.npy")]
+
+
 def test_existing_sinks_cast_as_assignment_does(run: Callable[..., Any]) -> None:
     sink, expected = np.zeros(9, np.int16), np.zeros(9, np.int16)
     values = np.array([-1.7, -0.2, 0.9, 1.5, 2.5, 99.99, 300, -32768, 32767.4])
