@@ -117,6 +117,36 @@ def test_the_type_may_be_another(say: Say, voxels: Any) -> None:
     assert np.array_equal(np.load("b.npy"), voxels.astype(np.uint8))
 
 
+def test_a_file_without_a_header_is_described(say: Say, voxels: Any) -> None:
+    Path("x.raw").write_bytes(b"header" + voxels.astype(">u2").tobytes("F"))
+    shape = "--shape 7,11,13 --order F --offset 6"
+    assert say(f"convert x.raw a2.npy {shape} --source-dtype >u2 --processes serial")[0] == 0
+    assert np.array_equal(np.load("a2.npy"), voxels)
+    assert np.load("a2.npy").dtype == np.dtype(">u2")
+    voxels.tofile("y.bin")
+    assert say("convert y.bin b2.npy --shape 7,11,13 --dtype uint16 --processes serial")[0] == 0
+    assert np.array_equal(np.load("b2.npy"), voxels)
+    words = "--shape 7,11,13 --source-dtype uint16 --dtype float32 --processes serial"
+    assert say(f"convert y.bin c2.npy {words}")[0] == 0
+    assert np.load("c2.npy").dtype == np.float32
+    assert "blocks" in say("plan numpy:sqrt y.bin --shape 7,11,13 --dtype uint16 --halo 0")[1]
+
+
+def test_a_level_and_stored_voxels_are_chosen(say: Say, voxels: Any) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(voxels, np.eye(4))
+    image.header.set_slope_inter(2, 1)
+    nibabel.save(image, "x.nii")
+    status, _, err = say("convert x.nii y.npy --processes serial")
+    assert (status, "2.0 * voxel + 1.0" in err, "--as-stored" in err) == (2, True, True)
+    assert say("convert x.nii y.npy --as-stored --processes serial")[0] == 0
+    assert np.array_equal(np.load("y.npy"), nibabel.load("x.nii").dataobj.get_unscaled())
+    pytest.importorskip("zarr")
+    assert say("convert a.npy z.ome.zarr --levels 2 --processes serial")[0] == 0
+    assert say("convert z.ome.zarr w.npy --level 1 --processes serial")[0] == 0
+    assert np.load("w.npy").shape == (4, 6, 7)
+
+
 def test_what_exists_is_replaced_only_on_demand(say: Say, voxels: Any) -> None:
     np.save("b.npy", np.zeros(SHAPE, np.uint16))
     status, _, err = say("convert a.npy b.npy")
@@ -138,6 +168,7 @@ def test_what_exists_is_replaced_only_on_demand(say: Say, voxels: Any) -> None:
             "a.npy b.zarr --compression zlib",
             "which takes --chunks, --shards, --levels, --zarr-format, --method, --codec",
         ),
+        ("a.npy b.npy --shape 7,11,13", "--shape is not for .npy, which takes none of these"),
         ("a.npy b.npy --levels 2", "--levels is not for .npy, which takes none of these"),
         ("a.npy b.nii.gz --encoding gzip", "--encoding is not for .nii.gz"),
         ("a.npy b.zarr --chunks 4,x", "--chunks is '4,x'; give a number, or one for each axis"),

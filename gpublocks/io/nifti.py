@@ -82,7 +82,8 @@ def Source(  # noqa: N802
     if scaled and scaling != (1, 0):
         raise SourceError(
             f"{location} says that voxels mean {scaling[0]} * voxel + {scaling[1]}; scale them "
-            "in the function, and give io.nifti.Source(path, scaled=False) for them as stored"
+            "in the function, and give io.nifti.Source(path, scaled=False), or --as-stored on the "
+            "command line, for them as stored"
         )
     if _is_single(fields):
         path, status = find_file(header, "a NIfTI file", writable=writable)
