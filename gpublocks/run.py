@@ -198,6 +198,9 @@ class TaskRun:
         grid, order = self.plan.grid, self.task.sources[0].order
         for sink, result, planned in zip(self.task.sinks, results, self.plan.units, strict=True):
             if not isinstance(sink, NewSink):
+                reserve = getattr(sink, "reserve", None)
+                if reserve is not None:
+                    reserve()
                 opened.append(sink)
                 continue
             shape, dtype = result[0], self.task.dtype or result[1]

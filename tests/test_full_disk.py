@@ -84,6 +84,20 @@ class TestMounted:
         name = Path(new.location).name
         assert [path.name for path in disk.iterdir()] == [f"{name}.voxels.partial"]
 
+    def test_files_with_holes(self, small_disk, executor):
+        """Writing to the map of a hole would kill the process."""
+        disk = small_disk("1500k")
+        path = disk / "x.npy"
+        np.lib.format.open_memmap(path, "w+", "u1", NOISE.shape)[:1] = 7
+        (disk / "other").write_bytes(bytes(1 << 20))
+        given = {"overlap": 0, "executor": executor, "processes": 2, "size_max": 2, "axes": 0}
+        with pytest.raises(SinkError, match=r"No space left on device \(it has holes, and .* 1.05"):
+            gb.process(np.invert, NOISE, path, **given)
+        assert np.load(path, mmap_mode="r")[:1].min() == 7
+        (disk / "other").unlink()
+        gb.process(np.invert, NOISE, path, **given)
+        assert np.array_equal(np.load(path), ~NOISE)
+
     @pytest.mark.parametrize("format", sorted(COMPRESSED))
     def test_what_gets_small_fits(self, small_disk, format):
         # Voxels of packed formats are there as they are before.

@@ -19,7 +19,12 @@ import numpy as np
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
-from gpublocks.formats.files.partial import create_partial, partial_path, sync_path
+from gpublocks.formats.files.partial import (
+    create_partial,
+    partial_path,
+    preallocate,
+    sync_path,
+)
 from gpublocks.geometry import Region
 from gpublocks.notice import warn_user
 from gpublocks.voxels import (
@@ -249,6 +254,30 @@ class MappedSource:
         mapped = self.array
         self._check_mapped()
         put(mapped, region, array)
+
+    def reserve(self) -> None:
+        """Take room on the disk for voxels in holes of the file, as programs leave them.
+
+        Raises
+        ------
+        SinkError
+            If there is none. Writing to the map of a hole kills the process on a full disk.
+        """
+        address = self._address
+        try:
+            fd = os.open(address.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            try:
+                status = os.fstat(fd)
+                if getattr(status, "st_blocks", status.st_size) * 512 < status.st_size:
+                    preallocate(fd, address.nbytes, address.offset)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise SinkError(
+                error.errno,
+                f"cannot write into {address.path}: {error.strerror} (it has holes, and its voxels "
+                f"need {format_bytes(address.nbytes)})",
+            ) from error
 
     def sync(self) -> None:
         """Make what any process wrote to the file durable.

@@ -242,15 +242,15 @@ def sync_path(path: str) -> None:
         os.close(fd)
 
 
-def preallocate(fd: int, nbytes: int) -> None:
+def preallocate(fd: int, nbytes: int, offset: int = 0) -> None:
     """Reserve the blocks of a file, so that writing to its map cannot fail for want of room."""
     if hasattr(os, "posix_fallocate"):
         try:
-            os.posix_fallocate(fd, 0, nbytes)
+            os.posix_fallocate(fd, offset, nbytes)
         except OSError as error:
             # File systems that copy on write (ZFS) cannot reserve.
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
         else:
             return
-    os.ftruncate(fd, nbytes)
+    os.ftruncate(fd, max(os.fstat(fd).st_size, offset + nbytes))
