@@ -732,8 +732,42 @@ class TestBadSources:
         source.verify()
         shutil.rmtree(path)
         created(path, np.ones((4, 4), "u2"), chunks=(4, 4))
-        with pytest.raises(SourceError, match=r"zarr\.json changed"):
+        with pytest.raises(SourceError, match=r"x\.zarr changed"):
             source.verify()
+
+    @pytest.mark.parametrize("options", [{}, {"zarr_format": 2}, {"shards": (4, 4)}])
+    @pytest.mark.parametrize("change", ["rewritten", "removed", "added"])
+    def test_chunks_that_change_are_noticed(self, tmp_path, executor, options, change):
+        array = np.ones((8, 8), "u2")
+        path = created(tmp_path / "x.zarr", array, chunks=(2, 2), **options)
+        unit = 4 if options.get("shards") else 2
+        if change == "added":
+            node = zarr.open_array(path, mode="r+")
+            node[-unit:, -unit:] = 0
+
+        def change_it(block):
+            if not (tmp_path / "done").exists():
+                (tmp_path / "done").touch()
+                if change == "removed":
+                    chunk = next(p for p in path.rglob("*") if p.name[0] in "0123" and p.is_file())
+                    chunk.unlink()
+                else:
+                    zarr.open_array(path, mode="r+")[-unit:, -unit:] = 3
+            return block
+
+        with pytest.raises(SourceError, match=r"x\.zarr changed \(its metadata, or files"):
+            gb.process(
+                change_it, path, tmp_path / "y.npy", size_max=4, overlap=0, executor=executor
+            )
+        assert not (tmp_path / "y.npy").exists()
+
+    def test_of_arrays_in_very_many_folders_some_are_looked_at(self, tmp_path):
+        path = created(tmp_path / "x.zarr", np.ones((6, 4, 2), "u2"), chunks=(2, 2, 2))
+        store = io.as_source(path).store
+        names = ["c", "c/0", "c/1", "c/2", "c/0/0", "c/0/1", "c/1/0", "c/1/1", "c/2/0", "c/2/1"]
+        assert store.folders(10) == [str(path / name) for name in names]
+        assert len(store.folders(9)) == 4
+        assert len(store.folders(3)) == 1
 
     def test_random_damage_never_crashes(self, tmp_path):
         """In another process: a crash would end the tests."""

@@ -29,6 +29,10 @@ from gpublocks.voxels import (
 __all__ = ["BoxedSource", "target"]
 
 
+_FOLDERS = 4096
+"""So many can be looked at in some milliseconds, and in seconds on a slow network."""
+
+
 class BoxedSource:
     """An array whose voxels are stored as boxes, each of them a file. Pickles to its address.
 
@@ -85,7 +89,7 @@ class BoxedSource:
         self.halved: Halved | None = None
         self._final: str | None = None
         self._described = described
-        self._stamp = None if described is None else stamp(described)
+        self._stamp = self._seen()
 
     ndim = property(source_ndim)
     size = property(source_size)
@@ -210,13 +214,23 @@ class BoxedSource:
         Raises
         ------
         SourceError
-            If what describes it differs, or was replaced.
+            If what describes it differs or was replaced, or files of voxels came, went or were
+        replaced; of arrays in very many folders only some of these are looked at.
         """
-        if self._described is not None and stamp(self._described) != self._stamp:
+        if self._seen() != self._stamp:
             raise SourceError(
-                f"{self._described} changed (time, size or file) since it was opened; "
-                "results computed from the array are not of one state"
+                f"{self.store.path} changed (its metadata, or files of voxels) since it was "
+                "opened; results computed from it are not of one state"
             )
+
+    def _seen(self) -> Any:
+        """Return what differs once the array was changed. Files that replace others change folders.
+
+        That is None for one that another process sent, who does not ask.
+        """
+        if self._described is None:
+            return None
+        return [stamp(path) for path in (self._described, *self.store.folders(_FOLDERS))]
 
     def __setitem__(self, slicing: Any, value: Any) -> None:
         region, rest = enclosing(slicing, self.shape)

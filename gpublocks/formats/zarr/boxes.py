@@ -78,6 +78,19 @@ class Store:
         """How a file is coded; None if only the library of the format knows that."""
         return coding_of(self.codecs, self.unit, self.dtype.str)
 
+    def folders(self, most: int) -> list[str]:
+        """Return the folders that files lie in, or that those lie in, so many at most."""
+        first, between = self.key
+        found = [os.path.join(self.path, first.rstrip("/"))] if between == "/" else [self.path]
+        level = found if between == "/" else []
+        for length, unit in list(zip(self.shape, self.unit, strict=True))[:-1]:
+            count = -(-length // unit)
+            if not level or len(found) + len(level) * count > most:
+                break
+            level = [os.path.join(above, str(n)) for above in level for n in range(count)]
+            found += level
+        return found
+
     def read(self, region: Region, out: Array) -> None:
         """Read a region into an array of its shape; each box is decoded once.
 
