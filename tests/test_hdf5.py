@@ -672,6 +672,19 @@ class TestDamage:
         replace_chunk(path, (4, 0), zlib.compress(bytes(16)))
         assert np.asarray(source).sum() == 48
 
+    def test_chunks_that_nobody_wrote(self, tmp_path, executor):
+        path = tmp_path / "x.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("d", (4, 20, 20), "u2", chunks=(1, 20, 20), compression="gzip")
+        assert not np.asarray(io.as_source(path)).any()
+
+        def fill(source, sink):
+            sink.valid[:] = source.valid[:] + 1
+
+        given = {"function_type": "block", "size_max": 2, "overlap": 0, "executor": executor}
+        gb.process(fill, np.zeros((4, 20, 20), "u2"), f"{path}:/d", axes=0, **given)
+        assert (np.asarray(io.as_source(path)) == 1).all()
+
     def test_a_bomb_takes_no_memory(self, tmp_path):
         path = written(tmp_path / "x.h5", np.ones((64, 64)), chunks=(64, 64), compression="gzip")
         packer = zlib.compressobj(9)

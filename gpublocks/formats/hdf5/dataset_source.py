@@ -300,7 +300,9 @@ class DatasetSource:
         except (SourceError, MemoryError):
             raise
         except Exception as error:
-            if "not allocated" not in str(error):
+            with locked():
+                written = self._dataset().id.get_chunk_info_by_coord(box.start).size
+            if written:
                 raise SourceError(f"{where} cannot be read: {reason(error)}") from error
             # Voxels that nobody wrote.
             self._read_by_library(part, out)

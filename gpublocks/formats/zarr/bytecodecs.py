@@ -107,12 +107,7 @@ class _Deflate:
     def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
         """Return what was encoded."""
         assert length is not None
-        engine = zlib.decompressobj(self.window)
-        plain = engine.decompress(data, length)
-        more = engine.decompress(engine.unconsumed_tail, 1)
-        if more or len(plain) != length or not engine.eof:
-            raise ValueError(f"it does not hold {length} bytes")
-        return plain
+        return _streams(partial(zlib.decompressobj, self.window), data, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +135,36 @@ class _Stream:
     def decode(self, data: Bytes, length: int | None, memory: Array | None) -> Bytes:
         """Return what was encoded."""
         assert length is not None
-        engine = self.engine()
-        plain = engine.decompress(data, length)
-        if not engine.eof and engine.needs_input is False:
-            plain += engine.decompress(b"", 1)
-        if len(plain) != length or not engine.eof:
-            raise ValueError(f"it does not hold {length} bytes")
-        return plain
+        return _streams(self.engine, data, length)
+
+
+def _streams(engine: Callable[[], Any], data: Bytes, length: int) -> bytes:
+    """Return what one stream holds, or several that follow each other, as some programs write them.
+
+    Parameters
+    ----------
+    engine : callable
+        Returns a decompressor of Python's.
+    """
+    parts: list[bytes] = []
+    left, rest = length, bytes(data)
+    while rest:
+        stream = engine()
+        try:
+            # A byte more than there may be shows that there are more.
+            parts.append(stream.decompress(rest, left + 1))
+        except (OSError, lzma.LZMAError, zlib.error):
+            if not parts:
+                raise
+            # What is behind the last stream is none.
+            break
+        left -= len(parts[-1])
+        if left < 0 or not stream.eof:
+            break
+        rest = stream.unused_data
+    if left or not stream.eof:
+        raise ValueError(f"it does not hold {length} bytes")
+    return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +216,9 @@ def _blosc(given: dict[str, Any]) -> Step:
     shuffle = given.get("shuffle", "shuffle")
     if isinstance(shuffle, str):
         shuffle = ["noshuffle", "shuffle", "bitshuffle"].index(shuffle)
-    codec = Blosc(given.get("cname", "lz4"), given.get("clevel", 5), shuffle, given["blocksize"])
+    codec = Blosc(
+        given.get("cname", "lz4"), given.get("clevel", 5), shuffle, given.get("blocksize", 0)
+    )
     return _Numcodec(codec, _blosc_length, given.get("typesize") or 1)
 
 
@@ -231,16 +251,36 @@ def _checksum(name: str, given: dict[str, Any]) -> Step | None:
 
 
 def _zstd_length(data: memoryview) -> int | None:
-    """Return the length in the header of a frame (RFC 8878, 3.1.1.1)."""
-    if len(data) < 6 or bytes(data[:4]) != b"\x28\xb5\x2f\xfd":
-        raise ValueError("it is no Zstandard frame")
-    descriptor = data[4]
-    single = descriptor >> 5 & 1
-    size = [single, 2, 4, 8][descriptor >> 6]
-    start = 6 - single + [0, 1, 2, 4][descriptor & 3]
-    if not size:
-        return None
-    return int.from_bytes(data[start : start + size], "little") + (256 if size == 2 else 0)
+    """Return the length in the headers of all frames (RFC 8878, 3.1.1); None if one tells none."""
+    total, place = 0, 0
+    while place < len(data):
+        magic = bytes(data[place : place + 4])
+        if magic[1:] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5:
+            place += 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+            continue
+        if len(data) < place + 6 or magic != b"\x28\xb5\x2f\xfd":
+            raise ValueError("it is no Zstandard frame")
+        descriptor = data[place + 4]
+        single = descriptor >> 5 & 1
+        size = [single, 2, 4, 8][descriptor >> 6]
+        start = place + 6 - single + [0, 1, 2, 4][descriptor & 3]
+        if not size:
+            return None
+        length = int.from_bytes(data[start : start + size], "little") + (256 if size == 2 else 0)
+        total += length
+        place = _end_of_blocks(data, start + size) + (4 if descriptor & 4 else 0)
+    return total
+
+
+def _end_of_blocks(data: memoryview, place: int) -> int:
+    """Return where the blocks of a frame end (RFC 8878, 3.1.1.2)."""
+    last = False
+    while not last and place + 3 <= len(data):
+        header = int.from_bytes(data[place : place + 3], "little")
+        last = bool(header & 1)
+        repeated = header >> 1 & 3 == 1
+        place += 3 + (1 if repeated else header >> 3)
+    return place
 
 
 def _blosc_length(data: memoryview) -> int:
