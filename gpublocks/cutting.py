@@ -231,7 +231,6 @@ def volumes_of(task: Task) -> list[Volume]:
             array.order,
             pieces,
             away and (array.reach == Reach.PROCESS or (pieces is not None and task.loads_blocks)),
-            getattr(array, "decoders", 1),
         )
         for array, pieces in arrays
     ]

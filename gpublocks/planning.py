@@ -29,8 +29,6 @@ class Volume:
         In which it is stored and decoded, if its voxels do not stand alone.
     staged : bool
         Whether its blocks cross to the workers through shared memory.
-    decoders : int
-        Pieces that one read of it decodes at once.
     """
 
     shape: tuple[int, ...]
@@ -38,7 +36,6 @@ class Volume:
     order: Order = "C"
     pieces: Pieces | None = None
     staged: bool = False
-    decoders: int = 1
 
     def block_bytes(self, grid: Grid) -> int:
         """Return the bytes of the largest block of a grid in this array."""
@@ -121,13 +118,8 @@ class Plan:
     @property
     def coding_bytes(self) -> int:
         """Bytes that one worker takes to decode what it reads, or to encode what it writes."""
-        usages = [self.usage(number) for number in range(len(self.sources))]
-        decoding = [
-            usage.coding_bytes(source.decoders)
-            for usage, source in zip(usages, self.sources, strict=True)
-            if usage is not None
-        ]
-        return max([self.encoding_bytes, *decoding])
+        stored = [source.pieces for source in self.sources if source.pieces is not None]
+        return max([self.encoding_bytes, *[2 * pieces.nbytes for pieces in stored]])
 
     @property
     def worker_bytes(self) -> int:

@@ -196,11 +196,6 @@ class Usage:
         block = prod(axis.block for axis in self.axes) * self.pieces.itemsize
         return 2 * workers * min(block, max(BOX_BYTES, self.pieces.nbytes))
 
-    def coding_bytes(self, decoders: int) -> int:
-        """Return what one worker takes to decode so many pieces at once, stored and decoded."""
-        block = prod(axis.block for axis in self.axes) * self.pieces.itemsize
-        return 2 * min(block, decoders * self.pieces.nbytes)
-
     def useful_bytes(self, workers: int) -> int:
         """Return the most memory that pieces can take which cells to come need again.
 

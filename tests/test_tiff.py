@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import product
 from typing import ClassVar
@@ -645,31 +646,31 @@ def test_only_what_a_region_touches_is_decoded(tmp_path):
         source.read(Region((4, 0, 0), (5, 1, 1)))
 
 
-def test_a_plan_counts_what_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(tifffile.TIFF, "MAXWORKERS", 3)
+def test_a_plan_counts_what_is_decoded(tmp_path):
     array = np.random.default_rng(0).integers(0, 99, (8, 256, 256)).astype("u2")
     path = written(tmp_path / "x.tif", array, compression="zlib", rowsperstrip=128)
     strip = 128 * 256 * 2
-    for size_max, count in ((1, 2), (8, 3)):
-        plan = gb.plan(np.negative, path, array, axes=0, size_max=size_max, executor="serial")
-        assert plan.coding_bytes == 2 * count * strip
+    plan = gb.plan(np.negative, path, array, axes=0, size_max=1, executor="serial")
+    assert plan.coding_bytes == 2 * strip
     planes = io.tiff.Sink(tmp_path / "planes/z<Z,1>.tif", compression="zlib")
     plan = gb.plan(np.negative, array, planes, size_max=1, executor="serial")
-    assert plan.coding_bytes == 2 * 2 * strip * 1
+    assert plan.coding_bytes == 2 * 2 * strip
 
 
-def test_several_threads_decode(tmp_path, monkeypatch):
-    monkeypatch.setattr(tifffile.TIFF, "MAXWORKERS", 3)
+def test_several_threads_read(tmp_path):
     array = np.random.default_rng(0).integers(0, 99, (3, 256, 256)).astype("u2")
     source = io.as_source(written(tmp_path / "x.tif", array, compression="zlib", rowsperstrip=128))
-    assert np.array_equal(source, array)
+    whole = Region.whole(array.shape)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(source.read, [whole] * 8):
+            assert np.array_equal(found, array)
     data = bytearray((tmp_path / "x.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "x.tif") as file:
         place = file.pages[2].dataoffsets[1]
     data[place : place + 50] = b"\xff" * 50
     (tmp_path / "x.tif").write_bytes(data)
     with pytest.raises(SourceError, match="segment 1 of page 2"):
-        io.as_source(tmp_path / "x.tif").read(Region.whole(array.shape))
+        io.as_source(tmp_path / "x.tif").read(whole)
 
 
 def test_tiles_that_were_not_written_are_empty(tmp_path):

@@ -341,7 +341,6 @@ def _look(
                     level=level,
                     pages=pages,
                     nbytes=status.st_size,
-                    threads=library.TIFF.MAXWORKERS,
                 )
         if found.pages is not None and found.pages.decode is not None:
             _check_codecs("reading", SourceError)

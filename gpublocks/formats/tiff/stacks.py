@@ -38,9 +38,6 @@ _HARMLESS_BYTES = 1 << 26
 _MOST_DECLARED, _HARMLESS_SAMPLES = 8, 1 << 16
 """Images in strips and tiles have their edges rounded up, and channels that nobody asks for."""
 
-_SMALL_BYTES = 1 << 16
-"""Strips and tiles below this are decoded in less time than a thread takes to begin."""
-
 _RESOLUTION_TAG = 282
 
 
@@ -63,7 +60,7 @@ class Stack:
 
 
 def find_stack(
-    tif: Any, location: str, *, series: int, level: int, pages: int, nbytes: int, threads: int
+    tif: Any, location: str, *, series: int, level: int, pages: int, nbytes: int
 ) -> Stack:
     """Return where an image is in a file.
 
@@ -79,8 +76,6 @@ def find_stack(
         How many directories the file has.
     nbytes : int
         How long it is.
-    threads : int
-        How many may decode it.
 
     Raises
     ------
@@ -105,7 +100,7 @@ def find_stack(
     if chosen.keyframe.is_final:
         stored = _plain(chosen, found, dtype)
     else:
-        stored = _packed(chosen, found, location, nbytes, threads)
+        stored = _packed(chosen, found, location, nbytes)
     _check_places(stored, location, nbytes)
     return Stack(shape, stored.dtype, metadata, pages=stored)
 
@@ -173,11 +168,10 @@ def _plain(chosen: Any, pages: list[Any], dtype: DType) -> Pages:
         decode=None,
         dtype=dtype,
         empty=0,
-        threads=1,
     )
 
 
-def _packed(chosen: Any, pages: list[Any], location: str, size: int, threads: int) -> Pages:
+def _packed(chosen: Any, pages: list[Any], location: str, size: int) -> Pages:
     """Return pages of which whole strips or tiles are decoded."""
     key = chosen.keyframe
     tile = (key.tiledepth, key.tilelength, key.tilewidth)
@@ -209,7 +203,6 @@ def _packed(chosen: Any, pages: list[Any], location: str, size: int, threads: in
         decode=voxels,
         dtype=chosen.dtype,
         empty=key.nodata,
-        threads=1 if nbytes < _SMALL_BYTES else threads,
     )
 
 
