@@ -79,10 +79,10 @@ class TestMounted:
     def test_packing_keeps_the_voxels(self, small_disk, format):
         disk = small_disk("1600k")
         new = COMPRESSED[format](disk)
-        with pytest.raises(SinkError, match=r"No space left .*are kept in .*\.voxels\.partial"):
+        with pytest.raises(SinkError, match=r"No space left .*are kept in .*\.voxels, for"):
             gb.process(np.invert, NOISE, new, overlap=0, executor="serial")
         name = Path(new.location).name
-        assert [path.name for path in disk.iterdir()] == [f"{name}.voxels.partial"]
+        assert [path.name for path in disk.iterdir()] == [f"{name}.voxels"]
 
     def test_files_with_holes(self, small_disk, executor):
         """Writing to the map of a hole would kill the process."""

@@ -28,6 +28,7 @@ from gpublocks.formats.tiff.declared import declared_samples
 from gpublocks.formats.tiff.planes import Numbering, find_planes
 from gpublocks.formats.tiff.segments import Paging
 from gpublocks.geometry import Region
+from gpublocks.io import tiff
 from tests.contracts.headed import NewFileContract
 from tests.contracts.sources import (
     REGIONS,
@@ -440,9 +441,9 @@ class TestSinkOptions:
         monkeypatch.setattr(
             tifffile.TiffWriter, "write", lambda self, array, **k: write(self, array[:2], **k)
         )
-        with pytest.raises(SinkError, match=r"was read again.*are kept in .*voxels\.partial"):
+        with pytest.raises(SinkError, match=r"was read again.*are kept in .*voxels, for"):
             sink.finish()
-        assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+        assert [path.name for path in tmp_path.iterdir()] == ["x.tif.voxels"]
 
     def test_compressed_files_are_not_written_in_place(self, tmp_path):
         path = written(tmp_path / "x.tif", numbered(3, 4, 5), compression="zlib")
@@ -1106,6 +1107,46 @@ def test_nothing_is_printed(tmp_path):
 
 
 # --- other tools -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("name", ["x.ome.tif", "planes/z<Z,1>.ome.tif"])
+def test_what_ome_tiff_cannot_hold_is_known_before_all_blocks(tmp_path, compression, name):
+    for array in (numbered(4, 8, 8, dtype="i8"), numbered(4, 8, 8, dtype="f2")):
+        blocks = []
+
+        def note(block, blocks=blocks):
+            blocks.append(block)
+            return block
+
+        sink = io.tiff.Sink(tmp_path / name, compression=compression)
+        with pytest.raises(SinkError, match=r"OME-TIFF has no voxels of type (int64|float16)"):
+            gb.process(note, array, sink, size_max=1, overlap=0, executor="serial")
+        assert len(blocks) < 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_voxels_that_cannot_be_packed_are_kept_and_the_next_run_goes_on(tmp_path, monkeypatch):
+    sink = io.tiff.Sink(tmp_path / "x.tif", compression="zlib")
+    given = {"overlap": 0, "size_max": 2, "executor": "serial"}
+    with monkeypatch.context() as patch:
+        patch.setattr(tiff, "_save", fail_to_save)
+        with pytest.raises(
+            SinkError, match=r"in .*x\.tif\.voxels, for (io.raw.Source.*)$"
+        ) as caught:
+            gb.process(np.negative, STACK, sink, **given)
+    # As it is told there.
+    advice = str(caught.value).rpartition("for ")[2]
+    kept = eval(advice, {"io": io, "path": tmp_path / "x.tif.voxels"})
+    assert np.array_equal(kept, -STACK)
+    gb.process(np.negative, STACK, sink, **given)
+    assert np.array_equal(io.as_source(tmp_path / "x.tif"), -STACK)
+    assert np.array_equal(kept, -STACK)
+
+
+def fail_to_save(*_, **__):
+    """Stand for a library that finds something wrong with all voxels."""
+    raise ValueError("not like this")
 
 
 def tool(*command):

@@ -34,6 +34,8 @@ __all__ = ["Sink", "Source", "wrap"]
 NAME = "Tiff-Source"
 SERIES = "Tiff-Series-Source"
 
+_OME_TYPES = ("i1", "i2", "i4", "u1", "u2", "u4", "f4", "f8", "c8", "c16")
+
 _OWN_PAGES = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
 """Tells tifffile to take a file of a set for itself."""
 
@@ -202,6 +204,12 @@ class Sink:
             raise SinkError(
                 f"cannot create {self.location}: TIFF has no voxels of type {dtype}; "
                 "use another dtype="
+            )
+        known = dtype.newbyteorder("=").str[1:] in _OME_TYPES
+        if self.ome and (not known or 0 in shape):
+            raise SinkError(
+                f"cannot create {self.location}: OME-TIFF has no voxels of type {dtype}, and no "
+                "empty images; use another dtype=, or a name without '.ome'"
             )
         count = self._numbered(len(shape))
         style = self._style(shape, dtype, count)

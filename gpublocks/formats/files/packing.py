@@ -160,7 +160,6 @@ class PackedSink:
             return
         self._open = False
         partial = partial_path(self._final)
-        kept = f"the voxels, {self!r}, are kept in {self._plain.location}"
         try:
             check_target(self._final, overwrite=self._overwrite)
             self._pack(self._plain.array, partial)
@@ -170,9 +169,17 @@ class PackedSink:
             with suppress(OSError):
                 os.unlink(partial)
             raise SinkError(
-                getattr(error, "errno", None), f"cannot create {self._final}: {error}; {kept}"
+                getattr(error, "errno", None),
+                f"cannot create {self._final}: {error}; the voxels are kept in {self._keep()}, for "
+                f"io.raw.Source(path, {self.shape}, '{self.dtype.str}', '{self.order}')",
             ) from error
         self._plain.abort()
+
+    def _keep(self) -> str:
+        """Give the plain voxels a name that no other run takes, and return it."""
+        with suppress(SinkError):
+            self._plain.finish()
+        return self._plain.location
 
     def abort(self) -> None:
         """Remove what was written, if it was not finished."""
