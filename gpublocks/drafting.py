@@ -27,6 +27,7 @@ from gpublocks.cutting import (
 from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
+from gpublocks.notice import warn_user
 from gpublocks.planning import Plan, Volume
 from gpublocks.sizing import device_cost, normalise_axes
 from gpublocks.storage import Usage
@@ -38,6 +39,8 @@ _SHARING_WORK = 100_000
 """Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
 _SELDOM = 1.1
 """Pieces that are decoded so often on average are not kept for other blocks."""
+_OFTEN, _LONG_BYTES = 3, 10**10
+"""Pieces that are decoded so many times more than once, and so many bytes of them, are told of."""
 _WORTH_IT = 0.9
 """Part of the time that other blocks may take, since the first cell is computed anew for them."""
 
@@ -53,8 +56,25 @@ def plan_task(task: Task) -> Plan:
     choice = task.choice
     if choice.devices:
         budget = machine.device_budget(choice.devices, task.memory_bytes, task.device_bytes)
-        return _draft(task, budget, results_of(task))
-    return _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
+        plan = _draft(task, budget, results_of(task))
+    else:
+        plan = _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
+    _warn_of_decoding(plan)
+    return plan
+
+
+def _warn_of_decoding(plan: Plan) -> None:
+    """Warn if pieces are decoded so often that this will take longer than all else."""
+    stored = [source.pieces for source in plan.sources if source.pieces is not None]
+    again = (plan.decoded or 1) - 1
+    if again < _OFTEN or again * sum(prod(p.shape) * p.itemsize for p in stored) < _LONG_BYTES:
+        return
+    largest = max(stored, key=lambda pieces: pieces.nbytes)
+    warn_user(
+        f"each piece that the source is stored in (of {largest.unit} voxels) is decoded about "
+        f"{again + 1:.0f} times, for memory holds only {format_bytes(plan.cache_bytes)} of them; "
+        "give more memory, fewer processes or larger blocks, or convert it to smaller chunks first"
+    )
 
 
 def _draft(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Plan:
@@ -129,7 +149,9 @@ def _with_caches(task: Task, plan: Plan) -> Plan:
     usages = [plan.usage(n) if task.loads_blocks else None for n in range(len(plan.sources))]
     useful = [_useful_bytes(usage, workers) for usage in usages]
     wanted = sum(useful)
-    room = max(0, min(limit // CACHE_SHARE, limit - blocks, wanted))
+    # What blocks leave is not all for pieces: what a function takes may be a guess.
+    most = max(limit // CACHE_SHARE, (limit - blocks) // 2)
+    room = max(0, min(most, limit - blocks, wanted))
     shares = [nbytes * room // max(1, wanted) for nbytes in useful]
     # One that has no room for a piece is of no use.
     caches = [

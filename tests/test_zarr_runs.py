@@ -225,6 +225,19 @@ class TestPlans:
         levels = replace(new, levels=2, overwrite=True)
         assert gb.plan(np.negative, array, levels, **given).coding_bytes > plan.coding_bytes
 
+    def test_it_warns_of_pieces_that_are_decoded_very_often(self, tmp_path):
+        shape = (2000, 2000, 2000)
+        zarr.create_array(tmp_path / "planes.zarr", shape=shape, chunks=(1, *shape[1:]), dtype="u2")
+        given = {"halo": 8, "sigma": 2, "executor": "threads", "processes": 2}
+        with pytest.warns(RuntimeWarning, match=r"\(1, 2000, 2000\) voxels\) is decoded about \d+"):
+            few = gb.plan(
+                ndimage.gaussian_filter, tmp_path / "planes.zarr", memory="500MB", **given
+            )
+        assert few.decoded > 4
+        # No warning where there is room for them.
+        plan = gb.plan(ndimage.gaussian_filter, tmp_path / "planes.zarr", memory="1GB", **given)
+        assert plan.decoded == 1
+
     def test_they_limit_workers_and_blocks(self, source):
         sink = np.zeros((64,) * 3, "u2")
         given = {"size_max": 8, "memory": "3MB", "executor": "threads", "processes": 4}
