@@ -65,7 +65,8 @@ def test_voxels_go_through_all_formats(say: Say, voxels: Any) -> None:
     before = "a.npy"
     for path, options in CHAIN:
         need(path)
-        status, out, err = say(f"convert {before} {path} {options} --processes serial")
+        words = f"convert {before} {path} {options} --keep-axes --processes serial"
+        status, out, err = say(words)
         assert (status, err) == (0, ""), path
         assert out.startswith("convert: ")
         assert out.endswith(f" -> {path}\n")
@@ -100,9 +101,52 @@ def test_axes_and_spacing_go_along(say: Say, voxels: Any) -> None:
     ):
         assert say(f"convert {before} {after} --processes serial")[0] == 0
         found: Any = io.as_source(after)
-        assert tuple(found.metadata["spacing"]) == (5.0, 2.0, 0.5), after
-        if after != "d.nii":
-            assert tuple(found.metadata["axes"]) == ("z", "y", "x"), after
+        forth = after != "d.nii"
+        assert tuple(found.metadata["spacing"])[:: 1 if forth else -1] == (5.0, 2.0, 0.5), after
+        assert "".join(found.metadata["axes"]) == ("zyx" if forth else "xyz"), after
+
+
+@pytest.mark.parametrize(
+    ("names", "path", "expected"),
+    [
+        ("xyz", "b.ome.tif", "zyx"),
+        ("xyz", "b.tif", "zyx"),
+        ("xyzt", "b.ome.tif", "tzyx"),
+        ("zyx", "b.nii.gz", "xyz"),
+        ("zyx", "b.mha", "xyz"),
+        ("tzcyx", "b.ome.zarr", "tczyx"),
+        ("tczyx", "b.tif", "tzcyx"),
+        ("yxc", "b.ome.zarr", "cyx"),
+        ("yxc", "b.tif", "yxc"),
+        ("yxc", "b.ome.tif", "yxc"),
+        ("zyx", "b.nrrd", "zyx"),
+        ("zyx", "b.zarr", "zyx"),
+        ("qyx", "b.nii", None),
+    ],
+)
+def test_axes_are_put_in_the_order_of_the_format(
+    say: Say, names: str, path: str, expected: str | None
+) -> None:
+    need(path)
+    pytest.importorskip("zarr")
+    lengths = {"t": 2, "c": 3, "z": 4, "y": 20, "x": 30, "q": 5}
+    shape = [lengths[name] for name in names]
+    voxels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    told = {"axes": tuple(names), "spacing": tuple([float(lengths[name]) for name in names])}
+    created: Any = io.zarr.Sink("x.zarr", metadata=told, chunks=7)
+    sink = created.create(tuple(shape), voxels.dtype, "C")
+    sink[:] = voxels
+    sink.finish()
+    status, _, err = say(f"convert x.zarr {path} --processes serial")
+    assert (status, err) == (0, "")
+    found: Any = io.as_source(path)
+    axes = [names.index(name) for name in expected or names]
+    assert np.array_equal(np.asarray(found), voxels.transpose(axes))
+    if expected is not None:
+        assert "".join(found.metadata["axes"]) == expected
+    assert say(f"convert x.zarr {path} --processes serial --keep-axes --overwrite")[0] in (0, 2)
+    if found.shape == tuple(shape):
+        assert np.array_equal(np.asarray(io.as_source(path)), voxels)
 
 
 def test_the_type_may_be_another(say: Say, voxels: Any) -> None:

@@ -33,6 +33,7 @@ from tests.contracts.sources import (
     reference,
     start,
 )
+from tests.stored_pieces import Folder
 
 
 def saved(folder, array, name="x.npy"):
@@ -197,6 +198,35 @@ class TestDuck(SinkContract):
         sink = Forgetful(np.zeros_like(array))
         gb.process(np.negative, array, sink, size_max=2, executor=executor, processes=4)
         assert np.array_equal(sink[:], -array)
+
+
+class TestPermuted(SourceContract):
+    name = "Permuted-Numpy-Source"
+
+    def make(self, array, folder):
+        return io.permuted.Permuted(io.as_source(array.transpose(2, 0, 1)), (1, 2, 0))
+
+    def test_says_what_it_is(self, source, expected, order):
+        assert (source.name, source.shape, source.order) == (self.name, expected.shape, order)
+
+    def test_pieces_and_metadata_have_the_same_order(self):
+        base = Folder("x", (5, 6, 7), "f4", "C", (2, 3, 7))
+        base.metadata = {"axes": ("z", "y", "x"), "directions": ((1,), (2,))}
+        source = io.permuted.Permuted(base, (2, 0, 1))
+        assert (source.shape, source.unit, source.read_unit) == ((7, 5, 6), (7, 2, 3), (7, 2, 3))
+        assert source.metadata == {"axes": ("x", "z", "y"), "directions": (None, (1,), (2,))}
+        with pytest.raises(PlanError, match="are not those of"):
+            io.permuted.Permuted(base, (0, 1, 1))
+
+
+class TestPermutedPieces(SourceContract):
+    name = "Permuted-Folder-Source"
+    reach = Reach.MACHINE
+
+    def make(self, array, folder):
+        order = "F" if array.flags.f_contiguous else "C"
+        base = Folder.of(folder / "x", array.T, (2, 3, 4), "C" if order == "F" else "F")
+        return io.permuted.Permuted(base, (2, 1, 0))
 
 
 class TestSlicedMemory(SinkContract):

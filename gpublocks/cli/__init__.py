@@ -53,7 +53,8 @@ examples:
   gpublocks convert 'planes/img_Z<Z,4>.tif' brain.h5:/raw/brain --compression gzip
   gpublocks convert camera.raw brain.zarr --shape 64,2048,2048 --dtype uint16 --offset 512
 
-Voxels stay as they are, in the order of axes that they have; names of axes, spacing and units go
+Voxels stay as they are. Axes whose names are known are put in the order that the sink's format
+has: z, y, x in OME-Zarr and TIFF, x, y, z in NIfTI and MetaImage. Their names, spacing and units go
 along where both formats have a place for them. It is done in blocks, by CPUs, and the sink has its
 name only when it is complete.
 """
@@ -138,8 +139,10 @@ def _do(options: argparse.Namespace) -> int:
     elif options.command == "convert":
         from gpublocks.cli import convert, sinks, sources, work
 
-        source = sources.open_source(options)
-        work.run(options, convert.same, {}, source, sinks.make_sink(options, in_place=False))
+        source, sink = sources.open_source(options), sinks.make_sink(options, in_place=False)
+        if not options.keep_axes:
+            source = convert.arranged(source, sink)
+        work.run(options, convert.same, {}, source, sink)
     else:
         from gpublocks.cli import functions, sinks, sources, work
 
@@ -318,6 +321,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         ("--processes", "N", "number of workers, or 'serial' (default: all CPUs)"),
     ):
         parser.add_argument(flag, metavar=metavar, help=text)
+    parser.add_argument(
+        "--keep-axes",
+        action="store_true",
+        help="leave axes in the order that they have, whatever the format of the sink calls them",
+    )
     sources.add_options(parser)
     sinks.add_options(parser)
 

@@ -174,6 +174,11 @@ class Sink:
         stem, suffix = os.path.splitext(self.location)
         return f"{stem}.raw" if suffix.lower() == ".mhd" else None
 
+    @property
+    def axis_order(self) -> str:
+        """Names of axes in the order that the format has them."""
+        return "cxyzt"
+
     def check(self) -> None:
         """Raise `SinkError` if the files cannot be created. Creates nothing."""
         check_target(self.location, overwrite=self.overwrite)

@@ -140,6 +140,11 @@ class Sink:
         object.__setattr__(self, "overwrite", overwrite)
         object.__setattr__(self, "metadata", metadata)
 
+    @property
+    def axis_order(self) -> str:
+        """Names of axes in the order that the format has them."""
+        return "xyztc"
+
     def check(self) -> None:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         _nibabel(self.location, "writing", SinkError)

@@ -157,6 +157,11 @@ class Sink:
         for key, value in given.items():
             object.__setattr__(self, key, value)
 
+    @property
+    def axis_order(self) -> str:
+        """Names of axes in the order in which planes follow each other, and their own."""
+        return "tczyx" if self.ome else "tzcyx"
+
     def check(self) -> None:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         library = _tifffile("writing", SinkError)

@@ -184,6 +184,11 @@ class Sink:
         """Whether it is an OME-Zarr image, not a plain array."""
         return self.levels > 1 or self.location.lower().endswith(".ome.zarr")
 
+    @property
+    def axis_order(self) -> str | None:
+        """Names of axes in the order that images have them; None for plain arrays."""
+        return "tczyx" if self.is_image else None
+
     def check(self) -> None:
         """Raise `SinkError` if it cannot be created. Creates nothing."""
         try:
