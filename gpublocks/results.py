@@ -8,6 +8,7 @@ from gpublocks.contracts import CellDone, DType, NewSink, Sink
 from gpublocks.errors import SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
+from gpublocks.notice import warn_user
 from gpublocks.planning import Plan
 from gpublocks.task import Task
 
@@ -18,6 +19,7 @@ __all__ = [
     "known_results",
     "like_source",
     "unit_of",
+    "warn_of_axes",
 ]
 
 Result = tuple[tuple[int, ...], DType]
@@ -54,6 +56,20 @@ def found_results(done: CellDone, plan: Plan) -> list[Result]:
 def like_source(task: Task) -> Result:
     """Return a result that is like the source."""
     return task.sources[0].shape, task.sources[0].dtype
+
+
+def warn_of_axes(sink: NewSink) -> None:
+    """Warn if a new sink will call axes other than the source does, of which it was told."""
+    names = (getattr(sink, "metadata", None) or {}).get("axes", ())
+    given: Any = sink
+    axes = given.arrangement(names) if getattr(sink, "has_fixed_axes", False) else None
+    if axes is not None:
+        called = ", ".join([names[axis] for axis in axes])
+        warn_user(
+            f"{sink.location} calls its axes {called}, and those of the source are "
+            f"{', '.join(names)}: give the function's result transposed, or a source that is "
+            f"io.permuted.Permuted(source, {axes})"
+        )
 
 
 def unit_of(

@@ -35,6 +35,7 @@ from gpublocks.results import (
     known_results,
     like_source,
     unit_of,
+    warn_of_axes,
 )
 from gpublocks.running import EventRun
 from gpublocks.task import Task, described
@@ -204,7 +205,10 @@ class TaskRun:
                 opened.append(sink)
                 continue
             shape, dtype = result[0], self.task.dtype or result[1]
-            sink = described(sink, self.task.sources[0], shape)
+            told = described(sink, self.task.sources[0], shape)
+            if told is not sink:
+                warn_of_axes(told)
+            sink = told
             unit = unit_of(sink, shape, dtype, planned, grid)
             new = sink.create(shape, dtype, order, unit=unit)
             created.append(new)

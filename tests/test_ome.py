@@ -615,6 +615,20 @@ class TestCarriedOver:
         assert array.metadata.dimension_names == ("c", "z", "y", "x")
         assert io.as_source(tmp_path / "y.zarr").metadata == {"axes": ("c", "z", "y", "x")}
 
+    @pytest.mark.parametrize("name", ["x.nii", "x.mha", "x.ome.tif"])
+    def test_a_format_that_calls_axes_otherwise_says_so(self, tmp_path, name):
+        pytest.importorskip("nibabel" if name == "x.nii" else "tifffile")
+        names = "xyz" if name == "x.ome.tif" else "zyx"
+        written(tmp_path / "in.ome.zarr", reference(), axes=names)
+        source = tmp_path / "in.ome.zarr"
+        with pytest.warns(RuntimeWarning, match="calls its axes"):
+            gb.process(np.negative, source, tmp_path / name, overlap=0, executor="serial")
+        turned = io.permuted.Permuted(io.as_source(source), (2, 1, 0))
+        sink = {"x.nii": io.nifti, "x.mha": io.mhd, "x.ome.tif": io.tiff}[name].Sink
+        sink = sink(tmp_path / name, overwrite=True)
+        gb.process(np.negative, turned, sink, overlap=0, executor="serial")
+        assert np.array_equal(io.as_source(tmp_path / name), -reference().T)
+
     def test_between_formats(self, tmp_path):
         pytest.importorskip("nrrd")
         written(tmp_path / "x.ome.zarr", reference(), scale=(5, 2, 1), axes="zyx")

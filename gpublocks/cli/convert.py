@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from gpublocks import io
 from gpublocks.contracts import Source
-from gpublocks.formats.files.metadata import arrangement
 
 __all__ = ["arranged", "same"]
 
@@ -26,14 +25,10 @@ same.result_dtype = _own_type  # type: ignore[attr-defined]
 
 
 def arranged(source: Source, sink: Any) -> Source:
-    """Return a source with its axes in the order that the format of a sink has, if they have names.
-
-    Colours side by side stay where they are in TIFF.
-    """
+    """Return a source with its axes in the order that a sink's format has, if they have names."""
     names = (getattr(source, "metadata", None) or {}).get("axes", ())
-    order = getattr(sink, "axis_order", None)
-    coloured = isinstance(sink, io.tiff.Sink) and tuple(names[-3:]) == ("y", "x", "c")
-    if order is None or len(names) != len(source.shape) or coloured:
+    arrangement = getattr(sink, "arrangement", None)
+    if arrangement is None or len(names) != len(source.shape):
         return source
-    axes = arrangement(names, order)
+    axes = arrangement(names)
     return source if axes is None else io.permuted.Permuted(source, axes)

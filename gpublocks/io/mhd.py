@@ -24,6 +24,7 @@ from gpublocks.formats.files.mapping import (
     find_file,
     new_file,
 )
+from gpublocks.formats.files.metadata import arrangement
 from gpublocks.formats.files.partial import (
     Partial,
     check_target,
@@ -174,10 +175,14 @@ class Sink:
         stem, suffix = os.path.splitext(self.location)
         return f"{stem}.raw" if suffix.lower() == ".mhd" else None
 
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        return arrangement(names, "cxyzt")
+
     @property
-    def axis_order(self) -> str:
-        """Names of axes in the order that the format has them."""
-        return "cxyzt"
+    def has_fixed_axes(self) -> bool:
+        """Whether axes have these names, whatever they are called."""
+        return True
 
     def check(self) -> None:
         """Raise `SinkError` if the files cannot be created. Creates nothing."""

@@ -4,7 +4,7 @@ Headers are read and written by nibabel.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -16,6 +16,7 @@ from gpublocks.contracts import Sink as AnySink
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.compressed import Codec, pieces, write_gzip
 from gpublocks.formats.files.mapping import MappedSource, final_path, find_file, new_file
+from gpublocks.formats.files.metadata import arrangement
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target
 from gpublocks.formats.headed.headers import array_shape, data_file, read_start
@@ -140,10 +141,14 @@ class Sink:
         object.__setattr__(self, "overwrite", overwrite)
         object.__setattr__(self, "metadata", metadata)
 
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        return arrangement(names, "xyztc")
+
     @property
-    def axis_order(self) -> str:
-        """Names of axes in the order that the format has them."""
-        return "xyztc"
+    def has_fixed_axes(self) -> bool:
+        """Whether axes have these names, whatever they are called."""
+        return True
 
     def check(self) -> None:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""

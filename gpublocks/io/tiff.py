@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from gpublocks import machine
 from gpublocks.contracts import Array, DType, Order
 from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
 from gpublocks.formats.files.mapping import Address, MappedSource, check_room, final_path, find_file
-from gpublocks.formats.files.metadata import of_part
+from gpublocks.formats.files.metadata import arrangement, of_part
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target, create_partial, preallocate
 from gpublocks.formats.tiff.calibration import along_files
@@ -157,10 +157,16 @@ class Sink:
         for key, value in given.items():
             object.__setattr__(self, key, value)
 
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        # Colours side by side stay where they are.
+        coloured = tuple(names[-3:]) == ("y", "x", "c")
+        return None if coloured else arrangement(names, "tczyx" if self.ome else "tzcyx")
+
     @property
-    def axis_order(self) -> str:
-        """Names of axes in the order in which planes follow each other, and their own."""
-        return "tczyx" if self.ome else "tzcyx"
+    def has_fixed_axes(self) -> bool:
+        """Whether axes have these names, whatever they are called."""
+        return self.ome
 
     def check(self) -> None:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""

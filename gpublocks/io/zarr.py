@@ -18,6 +18,7 @@ from gpublocks.contracts import DType, Order
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
 from gpublocks.formats.files.mapping import check_disk, final_path
+from gpublocks.formats.files.metadata import arrangement
 from gpublocks.formats.zarr.boxed import BoxedSource
 from gpublocks.formats.zarr.levels import NewLevel, Pyramid, averaging_bytes, halve, levels_of_new
 from gpublocks.formats.zarr.library import LibrarySource
@@ -184,10 +185,9 @@ class Sink:
         """Whether it is an OME-Zarr image, not a plain array."""
         return self.levels > 1 or self.location.lower().endswith(".ome.zarr")
 
-    @property
-    def axis_order(self) -> str | None:
-        """Names of axes in the order that images have them; None for plain arrays."""
-        return "tczyx" if self.is_image else None
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        return arrangement(names, "tczyx") if self.is_image else None
 
     def check(self) -> None:
         """Raise `SinkError` if it cannot be created. Creates nothing."""
