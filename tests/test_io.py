@@ -186,6 +186,13 @@ class Forgetful(Duck):
         self._array = array
 
 
+def test_paths_may_be_bytes(tmp_path):
+    np.save(tmp_path / "x.npy", reference())
+    path = os.fsencode(tmp_path / "x.npy")
+    assert np.array_equal(io.as_source(path), reference())
+    assert io.as_sink(path).location == str(tmp_path / "x.npy")
+
+
 class TestDuck(SinkContract):
     name = "Duck-Source"
     single_writer = True

@@ -557,6 +557,24 @@ class TestPaths:
         assert np.array_equal(again.read(REGIONS[1]), reference()[REGIONS[1].slices])
         assert source.extent.overlaps(again.extent)
 
+    def test_urls_need_no_suffix(self, tmp_path):
+        with zarr.storage.ZipStore(tmp_path / "x.zip", mode="w") as store:
+            zarr.create_array(store, shape=(4, 4), chunks=(2, 2), dtype="u2")[:] = 3
+        source = io.as_source(f"zip::file://{tmp_path}/x.zip")
+        assert (np.asarray(source) == 3).all()
+        with pytest.raises(SourceError, match=r"cannot be opened as Zarr|no array of Zarr"):
+            io.as_source("memory://nothing/here")
+
+    def test_an_array_that_is_gone_is_told_of(self, tmp_path):
+        path = created(tmp_path / "x.zarr", np.ones((4, 4), "u1"), chunks=(2, 2))
+
+        def remove(block):
+            shutil.rmtree(path, ignore_errors=True)
+            return block
+
+        with pytest.raises(SourceError, match=r"x\.zarr changed"):
+            gb.process(remove, path, np.zeros((4, 4)), overlap=0, executor="serial")
+
     def test_new_arrays_are_local(self):
         with pytest.raises(SinkError, match=r"no array of Zarr at memory://gone\.zarr"):
             io.as_sink("memory://gone.zarr")

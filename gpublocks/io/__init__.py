@@ -195,7 +195,7 @@ def as_sink(x: Any) -> Sink | NewSink:
     ArgumentTypeError, PlanError, DeviceError
         As `as_source`.
     """
-    if isinstance(x, str | os.PathLike):
+    if isinstance(x, str | bytes | os.PathLike):
         return _sink_of_path(os.fspath(x))
     if hasattr(x, "create") and hasattr(x, "check"):
         x.check()
@@ -231,7 +231,7 @@ def new_array(*, shared: bool = False) -> NewSink:
 
 
 def _as_source(x: Any) -> Source:
-    if isinstance(x, str | os.PathLike):
+    if isinstance(x, str | bytes | os.PathLike):
         return _source_of_path(os.fspath(x), writable=False)
     if isinstance(x, np.ndarray):
         return _source_of_array(x)
@@ -284,7 +284,8 @@ def _source_of_array(array: Array) -> Source:
 
 def _source_of_path(path: str | bytes, *, writable: bool) -> Source:
     path = os.fsdecode(path)
-    module = READERS.get(suffix_of(path))
+    # Of what lies elsewhere, only Zarr is read.
+    module = "zarr" if "://" in path else READERS.get(suffix_of(path))
     if module is not None:
         return _module(module).Source(path, writable=writable)  # type: ignore[no-any-return]
     if "\0" in path or not os.path.exists(split_path(path)[0]):

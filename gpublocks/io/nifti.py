@@ -13,7 +13,7 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Order
 from gpublocks.contracts import Sink as AnySink
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.compressed import Codec, pieces, write_gzip
 from gpublocks.formats.files.mapping import MappedSource, final_path, find_file, new_file
 from gpublocks.formats.files.metadata import arrangement
@@ -78,7 +78,7 @@ def Source(  # noqa: N802
     except SourceError:
         raise
     except Exception as error:  # Damaged headers raise whatever nibabel stumbles on.
-        reason = str(error).partition("\n")[0]
+        reason = line_of(error)
         raise SourceError(f"{location} has no usable NIfTI header: {reason}") from error
     if scaled and scaling != (1, 0):
         raise SourceError(

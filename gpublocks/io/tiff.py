@@ -15,7 +15,7 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
+from gpublocks.errors import ArgumentTypeError, SinkError, SourceError, line_of
 from gpublocks.formats.files.mapping import Address, MappedSource, check_room, final_path, find_file
 from gpublocks.formats.files.metadata import arrangement, of_part
 from gpublocks.formats.files.packing import PackedSink
@@ -369,7 +369,7 @@ def _look(
     except OSError as error:
         raise SourceError(error.errno, f"cannot read {location}: {error.strerror}") from error
     except Exception as error:  # Damaged files raise whatever tifffile comes upon.
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = line_of(error)
         raise SourceError(f"{location} is no usable TIFF file: {reason}") from error
 
 

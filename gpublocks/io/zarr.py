@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpublocks.contracts import DType, Order
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
 from gpublocks.formats.files.mapping import check_disk, final_path
 from gpublocks.formats.files.metadata import arrangement
@@ -279,7 +279,7 @@ class Sink:
             if isinstance(error, SinkError) or not isinstance(error, Exception):
                 raise
             raise SinkError(
-                getattr(error, "errno", None), f"cannot create {self.location}: {_line(error)}"
+                getattr(error, "errno", None), f"cannot create {self.location}: {line_of(error)}"
             ) from error
 
     def _check_room(self, levels: Sequence[NewLevel], dtype: DType) -> None:
@@ -402,7 +402,3 @@ def _by_library(
         metadata=told_of(found),
         reopen=reopen,
     )
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
-from gpublocks.errors import PlanError, SinkError, SourceError
+from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.folder import sync_files
 from gpublocks.formats.files.mapping import stamp
-from gpublocks.formats.files.picking import enclosing, source_getitem, source_setitem
+from gpublocks.formats.files.picking import enclosing, source_getitem, source_setitem, target
 from gpublocks.formats.zarr.boxes import Store
 from gpublocks.formats.zarr.levels import Halved, Pyramid
 from gpublocks.formats.zarr.pyramid import even_unit
@@ -26,7 +26,7 @@ from gpublocks.voxels import (
     source_text,
 )
 
-__all__ = ["BoxedSource", "target"]
+__all__ = ["BoxedSource"]
 
 
 _FOLDERS = 4096
@@ -59,6 +59,7 @@ class BoxedSource:
     __slots__ = (
         "__weakref__",
         "_described",
+        "_extent",
         "_final",
         "_stamp",
         "halved",
@@ -87,6 +88,7 @@ class BoxedSource:
         self.metadata = dict(metadata or {})
         self.under_way: Pyramid | None = None
         self.halved: Halved | None = None
+        self._extent: Extent | None = None
         self._final: str | None = None
         self._described = described
         self._stamp = self._seen()
@@ -138,8 +140,10 @@ class BoxedSource:
     @property
     def extent(self) -> Extent:
         """The whole folder."""
-        status = os.stat(self.store.path)
-        return Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
+        if self._extent is None:
+            status = os.stat(self.store.path)
+            self._extent = Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
+        return self._extent
 
     def read(self, region: Region, out: Array | None = None) -> Array:
         """Return a private, writable copy of a region, in `out` if given.
@@ -244,22 +248,6 @@ class BoxedSource:
 
     def __reduce__(self) -> Any:
         return _received, (self.store, self.name, self.writable, self.halved)
-
-
-def target(source: Any, region: Region, out: Array | None) -> Array:
-    """Return the array that a region is read into or written from: `out`, or a new one.
-
-    Raises
-    ------
-    PlanError
-        If the region leaves the source, or is not of the shape of `out`.
-    """
-    if not Region.whole(source.shape).contains(region) or (
-        out is not None and out.shape != region.shape
-    ):
-        given = "" if out is None else f" an array of shape {out.shape}"
-        raise PlanError(f"region {region.start} to {region.stop} of {source!r} does not fit{given}")
-    return np.empty(region.shape, source.dtype, source.order) if out is None else out
 
 
 def _received(store: Store, name: str, writable: bool, halved: Halved | None) -> BoxedSource:

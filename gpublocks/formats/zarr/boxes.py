@@ -17,7 +17,7 @@ import numpy as np
 from gpublocks import machine
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.confined import Confined, exactly
 from gpublocks.formats.zarr.coding import MISSING, Coding, Sharding, coding_of
 from gpublocks.geometry import Region
@@ -254,7 +254,7 @@ class Store:
         self, start: tuple[int, ...], index: tuple[int, ...], error: Exception
     ) -> SourceError:
         number = tuple([s // n for s, n in zip(start, self.read_unit, strict=True)])
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = line_of(error)
         return SourceError(
             f"chunk {number} of {self.path} is damaged: {reason} (file {self._file(index)})"
         )

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
-from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
-from gpublocks.formats.files.picking import source_getitem, source_setitem
-from gpublocks.formats.zarr.boxed import target
+from gpublocks.errors import ArgumentTypeError, SinkError, SourceError, line_of
+from gpublocks.formats.files.picking import source_getitem, source_setitem, target
 from gpublocks.formats.zarr.boxes import parts
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
@@ -136,7 +135,8 @@ class LibrarySource:
         except Exception as error:
             raise SinkError(
                 getattr(error, "errno", None),
-                f"cannot write {region.start} to {region.stop} of {self.location}: {_line(error)}",
+                f"cannot write {region.start} to {region.stop} of {self.location}: "
+                f"{line_of(error)}",
             ) from error
 
     def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
@@ -169,10 +169,6 @@ class LibrarySource:
                 self._array[part.slices]
             except Exception as reason:
                 return SourceError(
-                    f"chunk {index} of {self.location} cannot be read: {_line(reason)}"
+                    f"chunk {index} of {self.location} cannot be read: {line_of(reason)}"
                 )
-        return SourceError(f"{self.location} cannot be read: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+        return SourceError(f"{self.location} cannot be read: {line_of(error)}")
