@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpublocks import plan, process
-from gpublocks.bench.memory import Peak
+from gpublocks.memory import Peak
 
 __all__ = ["as_text", "measure"]
 

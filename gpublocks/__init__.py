@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpublocks import block_processing, errors, io
+    from gpublocks import block_processing, errors, filters, io
     from gpublocks.block_processing import (
         block_axes,
         block_sizes,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         WorkerDiedError,
     )
     from gpublocks.planning import Plan
+    from gpublocks.recorder import recording
+    from gpublocks.report import Report
 
 __version__ = "0.1.0"
 
@@ -45,6 +47,7 @@ __all__ = [
     "GpublocksError",
     "Plan",
     "PlanError",
+    "Report",
     "RunCancelledError",
     "SinkError",
     "SourceError",
@@ -54,11 +57,13 @@ __all__ = [
     "block_processing",
     "block_sizes",
     "errors",
+    "filters",
     "io",
     "plan",
     "process",
     "process_block_block",
     "process_block_source",
+    "recording",
     "split_into_blocks",
 ]
 
@@ -66,9 +71,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("block_processing", "errors", "io"):
+    if name in ("block_processing", "errors", "filters", "io"):
         return import_module(f"{__name__}.{name}")
-    homes = {"Block": "blocks", "Plan": "planning"}
+    homes = {"Block": "blocks", "Plan": "planning", "Report": "report", "recording": "recorder"}
     home = homes.get(name, "errors" if name.endswith("Error") else "block_processing")
     return getattr(import_module(f"{__name__}.{home}"), name)
 

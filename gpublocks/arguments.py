@@ -18,7 +18,7 @@ from gpublocks.errors import ArgumentTypeError, BudgetError, PlanError, SinkErro
 from gpublocks.masking import Mask
 from gpublocks.sizing import Sizes, normalise_axes
 from gpublocks.splitting import as_count
-from gpublocks.task import Task, check_function
+from gpublocks.task import Task, check_function, name_of
 
 __all__ = ["make_task", "read_mask"]
 
@@ -115,7 +115,7 @@ def make_task(
         one_block=one_block,
         memory_bytes=host_bytes,
         device_bytes=device_bytes,
-        need=_need(function),
+        need=_need(function, first.dtype),
         dtype=new_dtype,
         casting=casting,
         mask=None if mask is None else Mask.of(read_mask(mask, host_bytes), first.shape),
@@ -197,6 +197,11 @@ def _split_halo(
     if axes is None and all(sizes[name] is None for name in _LENGTHS):
         axes = "all"
     ndim = len(first.shape)
+    if declared and len(halo) != ndim:
+        raise PlanError(
+            f"function {name_of(function)!r} has a halo for {len(halo)} axes, {halo}, but the "
+            f"source has the shape {first.shape}; give one value for all axes, or one for each"
+        )
     split = normalise_axes(axes, ndim, first.order, first.unit)
     if len(halo) == ndim and (declared or len(split) < ndim):
         return [halo[axis] for axis in split]
@@ -250,8 +255,10 @@ def _listed(value: Any) -> Any:
     return list(value) if getattr(value, "ndim", 0) else value
 
 
-def _need(function: Any) -> Need | None:
-    per_voxel = getattr(function, "memory", None)
+def _need(function: Any, dtype: DType) -> Need | None:
+    """Return what a filter declares that it takes for each voxel of a type."""
+    declared = getattr(function, "memory", None)
+    per_voxel = declared(dtype) if callable(declared) else declared
     if isinstance(per_voxel, int | float) and not isinstance(per_voxel, bool):
         return Need(float(per_voxel), origin="filter")
     return None

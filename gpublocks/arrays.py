@@ -9,7 +9,15 @@ import numpy as np
 
 from gpublocks.errors import ArgumentTypeError
 
-__all__ = ["array_namespace", "as_array", "is_cupy_array", "is_device_array", "ndimage", "to_host"]
+__all__ = [
+    "array_namespace",
+    "as_array",
+    "is_cupy_array",
+    "is_device_array",
+    "ndimage",
+    "to_device",
+    "to_host",
+]
 
 
 def array_namespace(x: Any) -> ModuleType:
@@ -77,3 +85,8 @@ def as_array(x: Any) -> Any:
 def to_host(x: Any) -> Any:
     """Return an array as one of NumPy."""
     return x.get() if is_device_array(x) else x
+
+
+def to_device(x: Any) -> Any:
+    """Return an array of NumPy as one of CuPy, on the current GPU."""
+    return import_module("cupy").asarray(x)

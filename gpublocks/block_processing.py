@@ -4,8 +4,10 @@ Touches what the rooms below touch; this room itself only normalises arguments.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from inspect import signature
+from time import perf_counter
 from typing import Any
 
 from gpublocks import blocks as blk
@@ -13,12 +15,15 @@ from gpublocks import io
 from gpublocks.arguments import make_task
 from gpublocks.blocks import Block, Blocks
 from gpublocks.choosing import agree, count_workers
+from gpublocks.collecting import Take
 from gpublocks.contracts import CellFailed, CellStarted
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.geometry import Range
 from gpublocks.job import Job, execute
 from gpublocks.moving import settle
 from gpublocks.planning import Plan
+from gpublocks.recorder import Recorder, recorded_in
+from gpublocks.report import Report
 from gpublocks.run import TaskRun, measure
 from gpublocks.sizing import Sizes, documented_grid, normalise_axes
 from gpublocks.splitting import split_axis
@@ -219,7 +224,7 @@ def process(
     neighbours: bool = False,
     function_type: str | None = None,
     as_memory: bool = False,
-    return_result: bool = False,
+    return_result: bool | Take = False,
     return_blocks: bool = False,
     processes: int | str | None = None,
     verbose: bool = False,
@@ -233,6 +238,7 @@ def process(
     casting: str | None = None,
     mask: Any = None,
     progress: Any = None,
+    report: bool | Report | None = None,
     **kwargs: Any,
 ) -> Any:
     """Run a function over a source in overlapping blocks and write the valid parts into a sink.
@@ -265,8 +271,10 @@ def process(
         and sink blocks, into which it writes itself.
     as_memory : bool
         Load whole blocks into memory before the call.
-    return_result : bool
-        Return the list of what the function returned, uncropped, in the order of the blocks.
+    return_result : bool or callable
+        Return the list of what the function returned, uncropped, in the order of the blocks. A
+        callable is called with each of these values instead, in the order in which blocks are
+        stored, and none is kept: for sums over more blocks than a list can hold.
     return_blocks : bool
         Return also ``[source_blocks, sink_blocks]``: for each block its list of blocks.
     processes : int, 'serial' or None
@@ -301,6 +309,9 @@ def process(
         computed; their voxels of the sinks become zero.
     progress : bool or callable, optional
         Show a progress bar, or call something with each event.
+    report : bool or Report, optional
+        Print why the run took as long as it did, or fill a `gpublocks.Report` with it (see
+        `gpublocks.recording` too).
     **kwargs
         Passed on to the function, fresh for each block.
 
@@ -330,12 +341,19 @@ def process(
     >>> float(process(np.sqrt, image, overlap=0, processes="serial")[4])
     2.0
     """
-    task = _task(locals())
+    begun = perf_counter()
+    told = _report(report)
+    reports = recorded_in(told)
+    task = replace(_task(locals()), recorded=bool(reports))
     watch = _default(progress, default_progress)
-    run = TaskRun(*settle(task))
-    with _workspace(workspace, run):
-        _consume(run, verbose=verbose, watch=watch)
-    result = _result(run, sink)
+    take = return_result if callable(return_result) else None
+    run = TaskRun(*settle(task), take=take)
+    recorder = Recorder(reports, task.name, begun) if reports else None
+    with _workspace(workspace, run), recorder.watching() if recorder else nullcontext():
+        _consume(run, verbose=verbose, watch=watch, recorder=recorder)
+    if report is True:
+        print(told, flush=True)
+    result = _result(run, sink) if take is None else sink
     return (result, _all_blocks(run)) if return_blocks else result
 
 
@@ -459,10 +477,12 @@ def _default(value: Any, default: Any) -> Any:
 def _task(arguments: Mapping[str, Any]) -> Task:
     """Return the task for the arguments of `process`, with the defaults of this moment."""
     given = {name: arguments[name] for name in _keywords}
-    del given["progress"], given["verbose"], given["workspace"], given["return_blocks"]
+    for name in ("progress", "report", "verbose", "workspace", "return_blocks"):
+        del given[name]
     watch = _default(arguments["progress"], default_progress)
     if not callable(watch) and not isinstance(watch, bool):
         raise ArgumentTypeError(f"progress is {watch!r}; give True, False or a callable")
+    given["return_result"] = bool(given["return_result"])
     given["memory"] = _default(given["memory"], default_memory)
     given["executor"], given["device"] = _where(**arguments)
     sizes = {
@@ -510,7 +530,18 @@ def _workspace(workspace: Any, run: TaskRun) -> Iterator[None]:
         workspace.executor = None
 
 
-def _consume(run: TaskRun, *, verbose: bool, watch: bool | Observer) -> None:
+def _report(report: Any) -> Report | None:
+    """Return where a run is recorded, as `report` says."""
+    if report is None or report is False:
+        return None
+    if report is not True and not isinstance(report, Report):
+        raise ArgumentTypeError(f"report is {report!r}; give True, or a gpublocks.Report")
+    return Report() if report is True else report
+
+
+def _consume(
+    run: TaskRun, *, verbose: bool, watch: bool | Observer, recorder: Recorder | None
+) -> None:
     """Do the work, telling those who want to know."""
     observers: list[Observer] = [forward_output]
     grid = run.plan.grid
@@ -523,18 +554,24 @@ def _consume(run: TaskRun, *, verbose: bool, watch: bool | Observer) -> None:
         observers.append(bar)
     if callable(watch):
         observers.append(watch)
+    if recorder is not None:
+        recorder.keep(run.plan)
+        observers.append(recorder)
     try:
         with closing(iter(run.events)) as events:
             for event in events:
-                if bar is not None and run.plan.grid is not grid:
+                if run.plan.grid is not grid:
                     grid = run.plan.grid
-                    bar.expect(run.count)
+                    if bar is not None:
+                        bar.expect(run.count)
                 for observe in observers:
                     observe(event)
                 if isinstance(event, CellFailed):
                     # Here, since a generator that raises StopIteration raises RuntimeError.
                     raise event.error
     finally:
+        if recorder is not None:
+            recorder.keep(run.plan)
         if bar is not None:
             bar.close()
     if verbose:

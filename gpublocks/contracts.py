@@ -32,7 +32,9 @@ __all__ = [
     "Run",
     "Sink",
     "Source",
+    "Span",
     "Stage",
+    "Step",
     "StreamDevice",
     "Trouble",
 ]
@@ -41,6 +43,9 @@ Array = npt.NDArray[Any]
 DType = np.dtype[Any]
 Order = Literal["C", "F"]
 Stage = Literal["load", "compute", "store"]
+Step = Literal["read", "copy in", "compute", "copy out", "write"]
+"""What is done with a cell: its blocks are read into the memory of this machine, copied to where
+they are computed (a GPU, a worker process), and the same way back."""
 Trouble = Literal["memory", "fatal", "user"]
 """What an error means for a device: it ran out of memory, it is lost for this process, or nothing:
 the error is the function's own."""
@@ -181,7 +186,7 @@ class NewSink(Protocol):
 
 
 class Filter(Protocol):
-    """A function of arrays that knows how far it looks and what it takes.
+    """A function of an array that knows how far it looks and what it takes.
 
     Every attribute but the call is optional for a plain function.
     """
@@ -190,15 +195,40 @@ class Filter(Protocol):
     def halo(self) -> int | tuple[int, ...]:
         """Voxels per axis and side that one output voxel looks at."""
 
-    @property
-    def memory(self) -> float:
-        """Bytes that a call takes per input voxel, its result included and its input not."""
+    def memory(self, dtype: DType) -> float | None:
+        """Return the bytes that a call takes per input voxel of a type, its result included.
 
-    def result_dtype(self, dtype: DType) -> DType:
-        """Type of the result for an input of this type."""
+        The input is not. None if it is not known. Plain functions may have a number here.
+        """
 
-    def __call__(self, *arrays: Array, **kwargs: Any) -> Any:
+    def result_dtype(self, dtype: DType) -> DType | None:
+        """Return the type of the result for an input of this type; None if only a call tells."""
+
+    def __call__(self, array: Array) -> Any:
         """Filter one block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Time that somebody spent on a step of a cell.
+
+    Parameters
+    ----------
+    step : Step
+    lane : str
+        Who: a thread, a process, a stream of a device. A lane does one thing at a time, but for
+        the threads that read or write blocks for a device, which are one lane.
+    start, seconds : float
+        When it began, by `time.perf_counter` (one clock for all processes), and how long it took.
+    nbytes : int
+        Bytes that were moved.
+    """
+
+    step: Step
+    lane: str
+    start: float
+    seconds: float
+    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +264,9 @@ class CellDone:
         How long the device had nothing to compute before this cell, where it tells.
     outside_bytes : int
         Memory that the function took for good beside that, whatever the size of the cell.
+    spans : tuple of Span
+        When each step was done, where it is more than `seconds` one after the other, and where it
+        was asked for (`gpublocks.job.Job.recorded`).
     """
 
     cell: Cell
@@ -247,6 +280,7 @@ class CellDone:
     peak_bytes: int | None = None
     idle_seconds: float | None = None
     outside_bytes: int = 0
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +438,15 @@ class StreamDevice(Protocol):
 
     def sync(self, event: Any) -> None:
         """Return when an event, as recorded last, is reached; raise if the device is lost."""
+
+    def mark(self, stream: Any) -> Any:
+        """Return what `moment` tells the time of: when all that was asked of a stream is done."""
+
+    def moment(self, mark: Any) -> float:
+        """Return when a mark was reached, by `time.perf_counter` of the host.
+
+        For marks after which an event was recorded and reached.
+        """
 
     def upload(self, target: Any, source: Array, stream: Any) -> None:
         """Copy page-locked bytes to the first bytes of device memory."""

@@ -6,8 +6,6 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from gpublocks.budget import Budget, Need, Traffic
 from gpublocks.contracts import NewSink, Reach, Source
 from gpublocks.dividing import common_unit
@@ -23,7 +21,7 @@ from gpublocks.sizing import (
 )
 from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.storage import Pieces
-from gpublocks.task import Task, described
+from gpublocks.task import Task, declared_dtype, described
 
 __all__ = [
     "CACHE_SHARE",
@@ -192,8 +190,7 @@ def results_of(task: Task, shown: Sequence[Volume] = ()) -> list[Volume]:
         Whole results as the first cell shows them, one for each sink.
     """
     first = task.sources[0]
-    declared = getattr(task.function, "result_dtype", None)
-    dtype = np.dtype(declared(first.dtype)) if callable(declared) else first.dtype
+    dtype = declared_dtype(task) or first.dtype
     expected = list(shown) or [Volume(first.shape, dtype)] * len(task.sinks)
     return [
         replace(result, dtype=task.dtype or result.dtype)

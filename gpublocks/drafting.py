@@ -11,6 +11,7 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
+from gpublocks.chaining import advice_for
 from gpublocks.contracts import Array, CellDone, NewSink, Reach, Source
 from gpublocks.cutting import (
     CACHE_SHARE,
@@ -88,7 +89,8 @@ def _draft(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Plan:
     plan = _plan(task, grid, budget, traffic, units)
     if not plan.fits:
         plan = _lighter(task, plan)
-    return _within_budget(task, plan) if plan.traffic is None else _within_devices(task, plan)
+    plan = _within_budget(task, plan) if plan.traffic is None else _within_devices(task, plan)
+    return replace(plan, advice=advice_for(task, plan.grid, budget))
 
 
 def _check_neighbours(task: Task) -> None:
@@ -135,6 +137,8 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units
         traffic=traffic,
         units=units,
         encoding_bytes=encoding_bytes(task, units),
+        arrays=task.sources,
+        mask=task.mask,
     )
 
 

@@ -63,6 +63,7 @@ def make_job(task: Task, grid: Grid, sources: tuple[Source, ...], sinks: tuple[S
         return_result=task.return_result,
         casting=task.casting,
         divisible=_divisible(task, sinks),
+        recorded=task.recorded,
     )
 
 

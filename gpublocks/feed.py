@@ -154,4 +154,5 @@ def _together(whole: _Whole) -> CellDone:
         read_bytes=sum(part.read_bytes for part in whole.done),
         written_bytes=sum(part.written_bytes for part in whole.done),
         peak_bytes=max((part.peak_bytes or 0 for part in whole.done), default=None),
+        spans=tuple([span for part in whole.done for span in part.spans]),
     )

@@ -22,6 +22,7 @@ from gpublocks.contracts import (
     Reach,
     Sink,
     Source,
+    Span,
     Stage,
 )
 from gpublocks.dividing import common_unit, halves, pieces
@@ -31,7 +32,7 @@ from gpublocks.grid import Grid
 from gpublocks.io.staged import Staged
 from gpublocks.slots import copied
 
-__all__ = ["Buffers", "CallOn", "FunctionType", "Job", "execute", "place"]
+__all__ = ["Buffers", "CallOn", "FunctionType", "Job", "execute", "place", "spans_of"]
 
 FunctionType = Literal["array", "source", "block"]
 
@@ -71,6 +72,8 @@ class Job:
         that an integer sink cannot hold.
     divisible : bool
         Whether the parts of a cell, each with its overlap, have the voxels of the whole.
+    recorded : bool
+        Whether events are to tell when each step was done (`gpublocks.contracts.Span`).
     """
 
     function: Callable[..., Any]
@@ -86,6 +89,7 @@ class Job:
     keep_outputs: bool = False
     casting: str | None = None
     divisible: bool = False
+    recorded: bool = False
 
     def load(self, cell: Cell, buffers: "Buffers | None" = None) -> list[Any]:
         """Return the arguments of the function for a cell: arrays or blocks.
@@ -289,6 +293,19 @@ def execute(
     seconds = (loaded - start, computed - loaded, perf_counter() - computed)
     read = sum(array.size * array.dtype.itemsize for array in arguments[: len(job.sources)])
     return CellDone(cell, worker, start, seconds, read, written, kept, outputs)
+
+
+def spans_of(done: CellDone) -> tuple[Span, ...]:
+    """Return when each step of a cell was done: as it tells, or one after the other."""
+    if done.spans:
+        return done.spans
+    load, compute, store = done.seconds
+    computed = done.started + load
+    return (
+        Span("read", done.worker, done.started, load, done.read_bytes),
+        Span("compute", done.worker, computed, compute),
+        Span("write", done.worker, computed + compute, store, done.written_bytes),
+    )
 
 
 def explained(error: BaseException, job: Job, cell: Cell, stage: Stage) -> BaseException:

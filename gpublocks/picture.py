@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from matplotlib.patheffects import AbstractPathEffect
 
-__all__ = ["check_path", "save_before_after", "save_panels"]
+__all__ = [
+    "aspect_of",
+    "check_path",
+    "draw_panel",
+    "grey_limits",
+    "new_figure",
+    "place",
+    "save_before_after",
+    "save_panels",
+]
 
 Array = npt.NDArray[Any]
 
@@ -83,20 +92,20 @@ def save_before_after(
     cell = grid[_middle_block(grid) if block is None else block]
     aspect = min(2.0, max(0.3, grid.shape[rows] / grid.shape[columns]))
     top = _TOP + (_TITLE if title else 0)
-    figure = _figure(_WIDTH, _BOTTOM + _PANEL * aspect + top)
+    figure = new_figure(_WIDTH, _BOTTOM + _PANEL * aspect + top)
     where = f"{axes_names[axis]} = {planes[0]}"
     if planes[1] - planes[0] > 1:
         where = f"maximum over {axes_names[axis]} = {planes[0]} to {planes[1] - 1}"
     texts = [*[f"{label}\n{where}" for label in labels], _blocks_text(grid, cell)]
     for n, (image, text) in enumerate(zip((*images, images[0]), texts, strict=True)):
         left = _LEFT + n * (_PANEL + _GAP)
-        ax = _place(figure, left, _BOTTOM, _PANEL, _PANEL * aspect)
+        ax = place(figure, left, _BOTTOM, _PANEL, _PANEL * aspect)
         shown = _show(ax, image)
         ax.set_title(text, fontsize=13)
         ax.set_xlabel(f"{axes_names[columns]} (voxels)", fontsize=12)
         ax.set_ylabel(f"{axes_names[rows]} (voxels)" if n == 0 else "", fontsize=12)
         if n < 2:
-            bar = _place(figure, left + 0.15 * _PANEL, _BAR, 0.7 * _PANEL, 0.11)
+            bar = place(figure, left + 0.15 * _PANEL, _BAR, 0.7 * _PANEL, 0.11)
             figure.colorbar(shown, cax=bar, orientation="horizontal", extend="both")
         else:
             _draw_grid(figure, ax, grid, cell, rows, columns)
@@ -129,21 +138,21 @@ def save_panels(
         If matplotlib is not installed.
     """
     columns = max(len(panels) for _, panels in rows)
-    tallest = max(_aspect(panel) for _, panels in rows for panel in panels)
+    tallest = max(aspect_of(panel) for _, panels in rows for panel in panels)
     high = _PANEL * min(_TALLEST, max(_FLATTEST, tallest))
     row_high = high + _TOP + _LABELS
     width = 2 * _LEFT + columns * (_PANEL + _GAP) + _COLOUR_BAR
-    figure = _figure(width, _TITLE + len(rows) * row_high)
+    figure = new_figure(width, _TITLE + len(rows) * row_high)
     for n, (text, panels) in enumerate(rows):
         bottom = (len(rows) - 1 - n) * row_high + _LABELS
-        low_high = _limits([panel.image for panel in panels])
+        low_high = grey_limits([panel.image for panel in panels])
         for k, panel in enumerate(panels):
             left = _LEFT + k * (_PANEL + _GAP)
-            ax = _place(figure, left, bottom, _PANEL, high)
-            shown = _draw_panel(ax, panel, low_high)
+            ax = place(figure, left, bottom, _PANEL, high)
+            shown = draw_panel(ax, panel, low_high)
             ax.set_title(", ".join(part for part in (text, panel.text) if part), fontsize=13)
         left = _LEFT + columns * (_PANEL + _GAP) - _GAP / 2
-        bar = _place(figure, left, bottom + 0.1 * high, 0.15, 0.8 * high)
+        bar = place(figure, left, bottom + 0.1 * high, 0.15, 0.8 * high)
         figure.colorbar(shown, cax=bar, extend="both")
     figure.text(0.5, 1 - 0.3 / figure.get_figheight(), title, ha="center", fontsize=15)
     figure.savefig(path, format="png")
@@ -164,7 +173,7 @@ def check_path(path: str) -> None:
         raise SinkError(f"cannot save {path}: {folder} is no folder that can be written to")
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """Return an empty figure of a size in inches."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -178,7 +187,7 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _aspect(panel: Panel) -> float:
+def aspect_of(panel: Panel) -> float:
     """Return how much taller than wide a panel is."""
     return panel.lengths[0] * _proportion(panel) / panel.lengths[1]
 
@@ -189,14 +198,15 @@ def _proportion(panel: Panel) -> float:
     return down / across if down and across and panel.units[0] == panel.units[1] else 1.0
 
 
-def _limits(images: Sequence[Array]) -> tuple[float, float]:
+def grey_limits(images: Sequence[Array]) -> tuple[float, float]:
     """Return the 1st and the 99.5th percentile of images."""
     voxels = np.concatenate([image[np.isfinite(image)].ravel() for image in images])
     low, high = np.percentile(voxels.astype(np.float64), (1, 99.5)) if voxels.size else (0.0, 1.0)
     return float(low), float(high)
 
 
-def _draw_panel(ax: "Axes", panel: Panel, low_high: tuple[float, float]) -> "AxesImage":
+def draw_panel(ax: "Axes", panel: Panel, low_high: tuple[float, float]) -> "AxesImage":
+    """Show a panel with its axes, and a scale bar where spacing and unit are known."""
     rows, columns = panel.image.shape
     (down, across), (row_step, column_step) = panel.lengths, panel.steps
     extent = (-0.5, columns * column_step - 0.5, rows * row_step - 0.5, -0.5)
@@ -272,7 +282,7 @@ def _project(volume: Array, axis: int, planes: Range) -> Array:
     return projection
 
 
-def _place(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
+def place(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
     """Add axes at a place given in inches."""
     wide, high = figure.get_size_inches()
     return figure.add_axes((left / wide, bottom / high, width / wide, height / high))

@@ -9,7 +9,7 @@ the past. The copies to the device, its computations and the copies from it have
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -24,6 +24,7 @@ from gpublocks.contracts import (
     Outcome,
     Sink,
     Source,
+    Span,
     Stage,
     StreamDevice,
 )
@@ -53,6 +54,7 @@ class _Item:
     started: float = 0.0
     load_seconds: float = 0.0
     read_bytes: int = 0
+    marks: list[Any] = field(default_factory=list)
 
 
 class Pipeline:
@@ -221,7 +223,8 @@ class Pipeline:
         item.read_bytes = total_bytes(where)
         item.slot = slot = self._device_in.get()
         device.wait(self._in, slot.emptied)
-        device.upload(slot.memory, host.memory[: item.read_bytes], self._in)
+        with self._marked(item, self._in):
+            device.upload(slot.memory, host.memory[: item.read_bytes], self._in)
         device.record(host.copied, self._in)
         device.record(slot.filled, self._in)
 
@@ -252,20 +255,22 @@ class Pipeline:
         device.wait(self._compute_on, slot.filled)
         device.wait(self._compute_on, out.emptied)
         try:
-            item.outcome = device.compute(
-                partial(_call, self._job, cell, device, slot, out),
-                self._compute_on,
-                reads=(slot.memory,),
-                writes=(out.memory,),
-                measure=self._job.keep_outputs,
-            )
+            with self._marked(item, self._compute_on):
+                item.outcome = device.compute(
+                    partial(_call, self._job, cell, device, slot, out),
+                    self._compute_on,
+                    reads=(slot.memory,),
+                    writes=(out.memory,),
+                    measure=self._job.keep_outputs,
+                )
         finally:
             device.record(slot.emptied, self._compute_on)
             device.record(out.filled, self._compute_on)
         item.host = host = self._host_out.get()
         device.wait(self._out, out.filled)
         nbytes = 0 if self._job.keep_outputs else self._bytes_of(cell)[1]
-        device.download(host.memory[:nbytes], out.memory, self._out)
+        with self._marked(item, self._out):
+            device.download(host.memory[:nbytes], out.memory, self._out)
         device.record(out.emptied, self._out)
         device.record(host.copied, self._out)
 
@@ -313,11 +318,12 @@ class Pipeline:
         written = 0
         if not job.keep_outputs:
             written = self._write(cell, host)
+        seconds = perf_counter() - begun
         return CellDone(
             cell,
             device.name,
             item.started,
-            (item.load_seconds, outcome.seconds, perf_counter() - begun),
+            (item.load_seconds, outcome.seconds, seconds),
             item.read_bytes,
             written,
             value,
@@ -325,6 +331,31 @@ class Pipeline:
             outcome.peak_bytes,
             outcome.idle_seconds,
             outcome.outside_bytes,
+            self._spans(item, written, begun, seconds) if job.recorded else (),
+        )
+
+    @contextmanager
+    def _marked(self, item: _Item, stream: Any) -> Iterator[None]:
+        """Let an item know when what is asked of a stream within begins and ends."""
+        if not self._job.recorded:
+            yield
+            return
+        item.marks.append(self._device.mark(stream))
+        yield
+        item.marks.append(self._device.mark(stream))
+
+    def _spans(self, item: _Item, written: int, begun: float, seconds: float) -> tuple[Span, ...]:
+        """Return when each step of an item was done."""
+        name = self._device.name
+        moments = list(map(self._device.moment, item.marks))
+        times = zip(moments[::2], moments[1::2], strict=True)
+        (copied_in, computed, copied_out) = [(start, end - start) for start, end in times]
+        return (
+            Span("read", f"{name} read", item.started, item.load_seconds, item.read_bytes),
+            Span("copy in", f"{name} copy in", *copied_in, item.read_bytes),
+            Span("compute", f"{name} compute", *computed),
+            Span("copy out", f"{name} copy out", *copied_out, written),
+            Span("write", f"{name} write", begun, seconds, written),
         )
 
     def _write(self, cell: Cell, host: HostSlot) -> int:

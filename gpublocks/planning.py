@@ -1,13 +1,20 @@
-"""What a run will do, before it does it: blocks, memory, bytes, write safety. Pure."""
+"""What a run will do, before it does it: blocks, memory, bytes, write safety.
+
+Pure, but for pictures, which read the source.
+"""
 
 import html
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
 from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
-from gpublocks.contracts import DType, Order
+from gpublocks.contracts import DType, Order, Source
+from gpublocks.dividing import common_unit
 from gpublocks.grid import Grid
+from gpublocks.masking import Mask
+from gpublocks.plotting import draw_grid
 from gpublocks.storage import Pieces, Usage
 
 __all__ = ["Plan", "Volume"]
@@ -80,6 +87,12 @@ class Plan:
         have read them; 0 for one that is read directly.
     encoding_bytes : int
         What a worker takes to encode what it writes, beside the block.
+    advice : str
+        How the function would better be run, if it would.
+    arrays : tuple of Source
+        The sources.
+    mask : Mask or None
+        Blocks with nothing inside are not computed.
     """
 
     grid: Grid
@@ -98,6 +111,9 @@ class Plan:
     units: tuple[tuple[int, ...], ...] = ()
     caches: tuple[int, ...] = ()
     encoding_bytes: int = 0
+    advice: str = ""
+    arrays: tuple[Source, ...] = field(default=(), compare=False, repr=False)
+    mask: Mask | None = field(default=None, compare=False, repr=False)
 
     @property
     def voxels(self) -> int:
@@ -238,6 +254,7 @@ class Plan:
             "result_bytes": self.result_bytes,
             "read_bytes": self.read_bytes,
             "written_bytes": self.written_bytes if self.sinks else None,
+            "advice": self.advice or None,
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -265,6 +282,8 @@ class Plan:
         ]
         if self.result_bytes:
             rows.insert(-1, ("result", f"about {format_bytes(self.result_bytes)} in host memory"))
+        if self.advice:
+            rows.append(("advice", self.advice))
         return rows
 
     def _memory_rows(self, workers: int) -> list[tuple[str, str]]:
@@ -332,6 +351,51 @@ class Plan:
             listed = " and ".join(map(str, dict.fromkeys(units)))
             return f"valid regions are whole units of {listed}: no unit has two writers"
         return "valid regions do not overlap: no voxel has two writers"
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        block: int | None = None,
+        maximum: bool = False,
+    ) -> Any:
+        """Draw the blocks over the volume, and what is read and written for one of them.
+
+        Blocks that a mask leaves out are hatched; units that a sink writes as one are shown within
+        the block.
+
+        Parameters
+        ----------
+        path : path, optional
+            PNG, PDF or SVG that is written.
+        block : int, optional
+            Number of the block; by default one in the middle.
+        maximum : bool
+            Show the maximum along each axis, for which all of the source is read, instead of the
+            planes in the middle of the block.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        GpublocksError
+            If matplotlib is not installed.
+        PlanError
+            If there is no such block, or the source has less than two axes.
+        SinkError
+            If the file cannot be written.
+        """
+        return draw_grid(
+            self.grid,
+            self.arrays[0],
+            mask=self.mask,
+            unit=common_unit(self.units, len(self.grid.shape)),
+            block=block,
+            maximum=maximum,
+            path=path,
+        )
 
     def __str__(self) -> str:
         rows = self.rows()

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-
 from gpublocks.contracts import CellDone, DType, NewSink, Sink
 from gpublocks.errors import SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
 from gpublocks.notice import warn_user
 from gpublocks.planning import Plan
-from gpublocks.task import Task
+from gpublocks.task import Task, declared_dtype
 
 __all__ = [
     "Result",
@@ -41,10 +39,9 @@ def known_results(task: Task, plan: Plan) -> list[Result] | None:
         return [(sink.shape, sink.dtype) for sink in task.existing_sinks]
     if task.function_type == "block":
         return [like_source(task)] * len(task.sinks)
-    source = task.sources[0]
-    result_dtype = getattr(task.function, "result_dtype", None)
-    if len(task.sinks) == 1 and callable(result_dtype):
-        return [(source.shape, np.dtype(result_dtype(source.dtype)))]
+    declared = declared_dtype(task)
+    if len(task.sinks) == 1 and declared is not None:
+        return [(task.sources[0].shape, declared)]
     return None
 
 

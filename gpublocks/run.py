@@ -1,6 +1,6 @@
 """One run from start to end: first cell, sinks, events, finish or abort. Touches everything."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpublocks.collecting import Take, in_order
 from gpublocks.contracts import (
     CellDone,
     CellFailed,
@@ -20,12 +21,13 @@ from gpublocks.contracts import (
     Run,
     Sink,
     Source,
+    Span,
     Stage,
 )
 from gpublocks.enacting import cells_of, make_executor, make_job, sources_of
 from gpublocks.errors import DeviceError, PlanError
 from gpublocks.geometry import Cell
-from gpublocks.job import Job, explained
+from gpublocks.job import Job, explained, spans_of
 from gpublocks.moving import line, plan_rest, warn_of_rest
 from gpublocks.planning import Plan
 from gpublocks.results import (
@@ -54,6 +56,9 @@ class TaskRun:
     ----------
     task : Task
     plan : Plan
+    take : callable, optional
+        Called with what the function returned for each cell, in their order, instead of keeping
+        it.
 
     Attributes
     ----------
@@ -67,7 +72,7 @@ class TaskRun:
         What the function returned for each cell, if that was asked for.
     """
 
-    def __init__(self, task: Task, plan: Plan) -> None:
+    def __init__(self, task: Task, plan: Plan, take: Take | None = None) -> None:
         self.task = task
         self.plan = plan
         self.sinks: tuple[Sink, ...] = ()
@@ -75,6 +80,8 @@ class TaskRun:
         self.events = EventRun(self._drive, self._stop)
         self._under_way: Run | None = None
         self._done = 0
+        self._take = take
+        self._give: Callable[[Cell, Any], None] = self._hold
 
     @property
     def count(self) -> int:
@@ -191,7 +198,15 @@ class TaskRun:
         if isinstance(event, CellDone):
             self._done += 1
             if self.task.return_result:
-                self.values[event.cell.number] = event.value
+                self._give(event.cell, event.value)
+
+    def _hold(self, cell: Cell, value: Any) -> None:
+        if self._take is None:
+            self.values[cell.number] = value
+            return
+        # By now it is settled which cells there are.
+        self._give = in_order(cells_of(self.task, self.plan.grid), self._take)
+        self._give(cell, value)
 
     def _create(self, created: list[Sink], results: list[Result]) -> None:
         """Open the sinks: create those that are new for results of these shapes and types."""
@@ -270,5 +285,13 @@ def _store(job: Job, done: CellDone) -> CellDone | CellFailed:
     except Exception as error:
         return CellFailed(done.cell, done.worker, stage, explained(error, job, done.cell, stage))
     load, compute, _ = done.seconds
-    seconds = (load, compute, perf_counter() - start)
-    return replace(done, seconds=seconds, written_bytes=written, outputs=())
+    stored = perf_counter() - start
+    # It was not stored where it was computed.
+    before = [span for span in spans_of(done) if span.step != "write"]
+    return replace(
+        done,
+        seconds=(load, compute, stored),
+        written_bytes=written,
+        outputs=(),
+        spans=(*before, Span("write", "first block", start, stored, written)),
+    )

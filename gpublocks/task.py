@@ -15,7 +15,15 @@ from gpublocks.job import FunctionType
 from gpublocks.masking import Mask
 from gpublocks.sizing import Sizes
 
-__all__ = ["Choice", "Task", "check_function", "check_periodic", "described", "name_of"]
+__all__ = [
+    "Choice",
+    "Task",
+    "check_function",
+    "check_periodic",
+    "declared_dtype",
+    "described",
+    "name_of",
+]
 
 _LIBRARIES = ("scipy", "skimage", "cupyx", "cucim")
 """Where a keyword ``mode`` says what lies beyond the border."""
@@ -96,6 +104,7 @@ class Task:
     as_memory: bool = False
     neighbours: bool = False
     return_result: bool = False
+    recorded: bool = False
 
     @property
     def name(self) -> str:
@@ -132,6 +141,13 @@ def described(sink: NewSink, source: Source, shape: tuple[int, ...]) -> NewSink:
         return sink
     given: Any = sink
     return replace(given, metadata=told)  # type: ignore[no-any-return]
+
+
+def declared_dtype(task: Task) -> DType | None:
+    """Return the type of result that a filter declares for the first source, if it does."""
+    result_dtype = getattr(task.function, "result_dtype", None)
+    declared = result_dtype(task.sources[0].dtype) if callable(result_dtype) else None
+    return None if declared is None else np.dtype(declared)
 
 
 def name_of(function: Callable[..., Any]) -> str:

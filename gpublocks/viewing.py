@@ -16,7 +16,16 @@ from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.formats.files.metadata import axis_names
 from gpublocks.geometry import Range, Region
 
-__all__ = ["BOX_BYTES", "SIDE", "Panel", "Scene", "maximum_panels", "plane_panels", "scene_of"]
+__all__ = [
+    "BOX_BYTES",
+    "SIDE",
+    "Panel",
+    "Scene",
+    "maximum_panels",
+    "plane_panels",
+    "scene_of",
+    "views_of",
+]
 
 SIDE = 1000
 """Pixels of the longest side of a panel."""
@@ -127,7 +136,7 @@ def plane_panels(scene: Scene) -> list[Panel]:
     Of long axes every n-th voxel is taken.
     """
     panels = []
-    for looked, down, across in _views(scene):
+    for looked, down, across in views_of(scene):
         kept = [axis for axis in (looked, down, across) if axis is not None]
         steps = dict.fromkeys(kept, 1) | {axis: _step(scene, axis) for axis in (down, across)}
         ranges = [(i, i + 1, 1) for _, i in sorted(scene.indices.items())]
@@ -145,7 +154,7 @@ def maximum_panels(scene: Scene) -> list[Panel]:
     All of them are made while the source is read once. A pixel is the maximum of its voxels; those
     that are not a number do not count.
     """
-    source, views = scene.source, _views(scene)
+    source, views = scene.source, views_of(scene)
     steps = [_step(scene, axis) if axis in scene.shown else 1 for axis in range(len(source.shape))]
     lowest: Any = np.nan
     if source.dtype.kind in "iu":
@@ -192,7 +201,7 @@ def _axis(key: int | str, names: Sequence[str]) -> int:
     return axis
 
 
-def _views(scene: Scene) -> list[tuple[int | None, int, int]]:
+def views_of(scene: Scene) -> list[tuple[int | None, int, int]]:
     """Return for each panel the axis that is looked along, the one down and the one across."""
     if len(scene.shown) == 2:
         return [(None, *scene.shown)]

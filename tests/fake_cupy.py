@@ -6,6 +6,7 @@ It is stricter than CUDA in one thing: what works on a device needs it to be cur
 """
 
 import ctypes
+import functools
 import gc
 import itertools
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from host_kernels import HostKernel
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 _UNIT = 512
@@ -553,7 +555,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         return out[0]
 
     def __getitem__(self, slices: Any) -> "ndarray":
-        found = self._host[slices]
+        found = self._host[_operand(slices)]
         inside = isinstance(found, np.ndarray) and np.shares_memory(found, self._host)
         return self._view(found) if inside else _new(found)
 
@@ -600,6 +602,17 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
 
     def copy(self, order: str = "C") -> "ndarray":
         return _new(_operand(self), order)
+
+    def view(self, dtype: Any = None, type: Any = None) -> "ndarray":
+        return self._view(self._host.view(dtype))
+
+    def reshape(self, *shape: Any, order: str = "C", copy: Any = None) -> "ndarray":
+        found = self._host.reshape(*shape, order=order)
+        return self._view(found) if np.shares_memory(found, self._host) else _new(found)
+
+    def clip(self, min: Any = None, max: Any = None, out: Any = None) -> "ndarray":
+        assert out is None
+        return _new(_operand(self).clip(min, max), "K")
 
     def repeat(self, repeats: int, axis: int | None = None) -> "ndarray":
         return _new(_operand(self).repeat(repeats, axis))
@@ -663,6 +676,73 @@ def asnumpy(
     return a.get(stream=stream, order=order, out=out, blocking=blocking)
 
 
+def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    return ndarray(shape, dtype, order=order)
+
+
+def ascontiguousarray(a: ndarray, dtype: Any = None) -> ndarray:
+    return a if a.flags.c_contiguous and dtype in (None, a.dtype) else _new(a._host, "C")
+
+
+class RawKernel:
+    """A kernel that is compiled as C++ and run in host memory."""
+
+    def __init__(
+        self,
+        code: str,
+        name: str,
+        options: tuple[str, ...] = (),
+        backend: str = "nvrtc",
+        translate_cucomplex: bool = False,
+        *,
+        enable_cooperative_groups: bool = False,
+        jitify: Any = None,
+    ) -> None:
+        self._kernel = HostKernel(code, name, options)
+
+    def __call__(self, grid: Any, block: Any, args: Any, **kwargs: Any) -> None:
+        assert not kwargs
+        state.asked("launchKernel", stream=get_current_stream().ptr)
+        self._kernel(grid, block, tuple(map(_operand, args)))
+
+
+def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
+    """Return CuPy's namesake of a function of NumPy's, which gives new arrays."""
+
+    def on_device(*args: Any, out: ndarray | None = None, **kwargs: Any) -> ndarray:
+        result = _new(function(*map(_operand, args), **kwargs), "K")
+        if out is None:
+            return result
+        out[...] = result
+        return out
+
+    if not isinstance(function, np.ufunc):
+        functools.update_wrapper(on_device, function)
+    return on_device
+
+
+ALIKE = ("isnan", "nan_to_num", "rint", "where")
+"""Functions that take and give what those of NumPy do, but for where the voxels lie."""
+
+
+def bincount(x: ndarray, weights: Any = None, minlength: Any = None) -> ndarray:
+    return _new(np.bincount(_operand(x), weights, minlength or 0))
+
+
+def stack(
+    tup: Any, axis: int = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> ndarray:
+    assert out is None
+    return _new(np.stack([_operand(item) for item in tup], axis, dtype=dtype, casting=casting))
+
+
+def histogram(
+    x: ndarray, bins: Any = 10, range: Any = None, density: Any = False, weights: Any = None
+) -> Any:
+    counts, edges = np.histogram(_operand(x), _operand(bins), range)
+    return _new(counts), _new(edges)
+
+
 def get_plan_cache() -> Any:
     return SimpleNamespace(clear=lambda: state.asked("clearPlans"))
 
@@ -708,9 +788,16 @@ def _module() -> Any:
         using_allocator=using_allocator,
     )
     return SimpleNamespace(
+        **{name: _like(getattr(np, name)) for name in ALIKE},
+        RawKernel=RawKernel,
         asarray=asarray,
+        ascontiguousarray=ascontiguousarray,
         asnumpy=asnumpy,
+        bincount=bincount,
         cuda=cuda,
+        empty=empty,
+        histogram=histogram,
+        stack=stack,
         fft=SimpleNamespace(config=SimpleNamespace(get_plan_cache=get_plan_cache)),
         get_default_memory_pool=get_default_memory_pool,
         ndarray=ndarray,

@@ -25,6 +25,7 @@ first at its end: an engine may catch what it wants.
 
 import random
 import threading
+import time
 import traceback
 from bisect import bisect_right
 from collections import deque
@@ -498,6 +499,20 @@ class SimulatedDevice:
         if not event.recorded and not event.records:
             raise self._misuse(f"{event!r} is waited for, but was never recorded")
         return event.records[-1] if event.records else None
+
+    def mark(self, stream: _Stream) -> list[float]:
+        """Return where the time is noted when all that was asked of a stream is done."""
+        self._check_own(stream)
+        reached: list[float] = []
+        self._ask(stream, f"mark on {stream.name}", lambda: reached.append(time.perf_counter()))
+        self._proceed()
+        return reached
+
+    def moment(self, mark: list[float]) -> float:
+        """Return when a mark was reached."""
+        if not mark:
+            raise self._misuse("the time of a mark that was not reached is asked for")
+        return mark[0]
 
     def upload(self, target: _Memory, source: Array, stream: _Stream) -> None:
         """Copy page-locked bytes to the first bytes of device memory, when it is done."""

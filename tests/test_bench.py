@@ -22,8 +22,8 @@ from gpublocks.bench.catalogue import Case, Figure, Way
 from gpublocks.bench.judging import as_table, judge, paired
 from gpublocks.bench.loops import threaded_loop, times_two, times_two_loop, whole
 from gpublocks.bench.measuring import Stage, measure_ways, worth_repeating
-from gpublocks.bench.memory import Peak, tree
 from gpublocks.bench.volumes import blobs
+from gpublocks.memory import Peak, tree
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc and worker processes: Linux")

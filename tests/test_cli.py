@@ -527,3 +527,30 @@ def test_the_halo_of_the_demo_is_what_a_voxel_depends_on() -> None:
     changed[:, 0] = 0
     differing = np.any(find_cells(changed) != find_cells(image), axis=0)
     assert np.flatnonzero(differing).max() == HALO
+
+
+@pytest.mark.parametrize("name", ["run.html", "run.json", "run.trace.json"])
+def test_a_run_leaves_a_report(folder: Path, name: str) -> None:
+    words = f"run scipy.ndimage:laplace a.npy s.npy --halo 1 --processes serial --report {name}"
+    assert main(words.split()) == 0
+    text = Path(name).read_text()
+    assert "laplace" in text
+    assert len(text) > 500
+
+
+def test_a_run_that_fails_leaves_a_report_too(folder: Path) -> None:
+    words = "run failing_filters:fail a.npy s.npy --halo 1 --processes serial --report run.json"
+    Path("failing_filters.py").write_text("def fail(array):\n    raise OSError('no')\n")
+    assert main(words.split()) == 1
+    assert gpublocks.Report.load("run.json").runs[0].error == "OSError: no"
+
+
+def test_a_report_without_a_known_suffix_is_refused_first(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["run", "scipy.ndimage:laplace", "a.npy", "s.npy", "--halo", "1", "--report", "r.txt"])
+        == 2
+    )
+    assert "use .json, .html or .trace.json" in capsys.readouterr().err
+    assert not Path("s.npy").exists()

@@ -45,13 +45,24 @@ NAMES: dict[str, str | None] = {
     "cupy.cuda.runtime.setDevice": "device",
     # Arrays.
     "cupy.ElementwiseKernel": "in_params, out_params, operation, name='kernel'",
+    "cupy.RawKernel": "code, name, options=(), backend='nvrtc'",
+    "cupy.RawKernel.__call__": "grid, block, args",
     "cupy.asarray": "a, dtype=None, order=None, *, copy=None, blocking=False",
     "cupy.ascontiguousarray": "a, dtype=None",
     "cupy.asnumpy": "a, stream=None, order='C', out=None, *, blocking=True",
+    "cupy.empty": "shape, dtype=float, order='C'",
+    "cupy.bincount": "x, weights=None, minlength=None",
+    "cupy.histogram": "x, bins=10, range=None",
+    "cupy.isnan": None,
+    "cupy.stack": "tup, axis=0",
+    "cupy.where": None,
+    "cupy.nan_to_num": "x, copy=True, nan=0.0, posinf=None, neginf=None",
+    "cupy.rint": None,
     "cupy.copyto": "dst, src, casting='same_kind', where=None",
     "cupy.ndarray": "shape, dtype=float, memptr=None, strides=None, order='C'",
     "cupy.ndarray.__setitem__": None,
     "cupy.ndarray.astype": "dtype, order='K', casting=None, subok=None, copy=True",
+    "cupy.ndarray.clip": "min=None, max=None, out=None",
     "cupy.ndarray.copy": "order='C'",
     "cupy.ndarray.data": None,
     "cupy.ndarray.device": None,
@@ -59,6 +70,8 @@ NAMES: dict[str, str | None] = {
     "cupy.ndarray.get": "stream=None, order='C', out=None, blocking=True",
     "cupy.ndarray.nbytes": None,
     "cupy.ndarray.real": None,
+    "cupy.ndarray.reshape": None,
+    "cupy.ndarray.view": "dtype=None",
     "cupy.ndarray.set": "arr, stream=None",
     "cupy.ndarray.strides": None,
     # Pinned host memory.
@@ -231,7 +244,8 @@ def check(name: str) -> None:
     value, wanted = find(name), NAMES[name]
     if wanted is None:
         return
-    told, used = signature(value), arguments(wanted)
+    told = [word.replace("<class 'float'>", "float") for word in signature(value)]
+    used = arguments(wanted)
     assert told[: len(used)] == used
     assert all("=" in word or word.startswith("*") for word in told[len(used) :]), told
 
@@ -266,8 +280,11 @@ def test_without_a_driver_cupy_says_so_and_does_not_fail(cupy: ModuleType) -> No
 
 
 def used_names(tree: ast.Module) -> Iterator[str]:
-    """Yield the full name of whatever is used of the guests, also through a shorter local name."""
-    local = {guest: guest for guest in GUESTS}
+    """Yield the full name of whatever is used of the guests, also through a shorter local name.
+
+    What is called `xp` is CuPy's module or NumPy's, whichever has the array.
+    """
+    local = {guest: guest for guest in GUESTS} | {"xp": "cupy"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             local |= {a.asname: a.name for a in node.names if a.asname and is_guest(a.name)}

@@ -762,6 +762,35 @@ def test_values_come_in_the_order_of_the_blocks(run: Callable[..., Any]) -> None
     ) == [0.0, 3.0, 6.0, 9.0]
 
 
+def test_values_are_handed_on_in_the_order_in_which_blocks_are_stored(
+    run: Callable[..., Any],
+) -> None:
+    def slow_at_first(block: Array) -> float:
+        time.sleep(0.05 if block[0, 0] == 0 else 0)
+        return float(block[0, 0])
+
+    rows_last = np.asfortranarray(numbered(6, 4))
+    inside = np.ones((6, 4), bool)
+    inside[2:4, :2] = False
+    options = {"axes": "all", "size_max": 2, "overlap": 0, "optimization": False, "mask": inside}
+    for source, order in ((numbered(6, 4), "C"), (rows_last, "F")):
+        values: list[float] = []
+        assert run(slow_at_first, source, return_result=values.append, **options) is None
+        corners = np.ma.masked_array(source, ~inside)[::2, ::2].ravel(order)
+        assert values == corners.compressed().tolist()
+
+
+def test_values_that_are_handed_on_are_not_kept(run: Callable[..., Any]) -> None:
+    sink = np.zeros(10)
+    total = np.zeros(1)
+
+    def add(value: Array) -> None:
+        total[:] += value.sum()
+
+    assert run(double, numbered(10), sink, size_max=5, overlap=0, return_result=add) is sink
+    assert total[0] == sink.sum() == 2 * numbered(10).sum()
+
+
 @pytest.mark.parametrize("function_type", ["array", "source", "block"])
 def test_values_are_uncropped(run: Callable[..., Any], function_type: str) -> None:
     sizes = run(

@@ -710,7 +710,7 @@ class TestQueue:
         lane = processes._Lane(work, types.SimpleNamespace(name="worker 1"))
         depths = []
         for seconds in (1e-5, 1e-5, 1.0, 1e-5, 1e-5):
-            lane._flight.append(processes._Loaded(job.grid[0], lane._places.pop(), 0.0))
+            lane._flight.append(processes._Loaded(job.grid[0], lane._places.pop(), 0.0, 0.0))
             lane._store = lambda cell, number: None
             lane._done(0.0, (0.0, seconds, 0.0), 0, 0, None)
             depths.append(lane._depth)

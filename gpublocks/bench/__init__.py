@@ -65,7 +65,7 @@ def measure(
     """
     from gpublocks.bench.judging import judge
     from gpublocks.bench.measuring import measure_ways
-    from gpublocks.bench.memory import Peak
+    from gpublocks.memory import Peak
 
     rounds = case.rounds if rounds is None else rounds
     raw = measure_ways(

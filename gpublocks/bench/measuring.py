@@ -33,7 +33,7 @@ class WayLike(Protocol):
 
 
 class Sampler(Protocol):
-    """Watches the memory of a tree of processes: see `gpublocks.bench.memory.Peak`."""
+    """Watches the memory of a tree of processes: see `gpublocks.memory.Peak`."""
 
     @property
     def bytes(self) -> int: ...

@@ -17,8 +17,10 @@ _EXAMPLES = """\
 examples:
   gpublocks demo
   gpublocks info
+  gpublocks run 'median(3) | gaussian(sigma=2)' big.npy smooth.npy
   gpublocks run scipy.ndimage:gaussian_filter big.npy smooth.npy --arg sigma=2 --halo 8
   gpublocks plan scipy.ndimage:gaussian_filter big.npy --arg sigma=2 --halo 8
+  gpublocks check scipy.ndimage:gaussian_filter big.npy --arg sigma=2 --halo 8
   gpublocks convert stack.tif brain.ome.zarr --levels 4
   gpublocks view brain.ome.zarr -o brain.png --max --level 2
 
@@ -34,17 +36,29 @@ Takes the options of 'gpublocks run', and creates nothing.
 """
 _RUN_EXAMPLES = """\
 examples:
+  gpublocks run gaussian big.npy smooth.npy --arg sigma=2
+  gpublocks run 'white_tophat(15) | gaussian(sigma=1)' big.zarr cells.zarr
   gpublocks run scipy.ndimage:gaussian_filter big.npy smooth.npy --arg sigma=2 --halo 8
   gpublocks run scipy.ndimage:median_filter big.npy out.npy --arg size=1,5,5 --halo 0,2,2
   gpublocks run numpy:sqrt big.npy root.npy --overlap 0 --dtype float32
   gpublocks run my_filters:Cells.detect big.npy out.npy --arg mode=fast --overlap 40 \\
       --size-max 256 --axes all --memory 16GB
 
-With --halo or --overlap the sizes of blocks are chosen; with neither, and without --size-max,
+Filters of gpublocks.filters know how far they look. Of other functions it has to be said: with
+--halo or --overlap the sizes of blocks are chosen; with neither, and without --size-max,
 the whole source is one block. Where there are GPUs on which the function runs they compute, unless
 --device or --processes says otherwise. A sink that does not exist is created once its type is
 known, and has its name only when it is complete; one that exists is written into if it fits.
 Standard output gets one line about the run; what the function prints goes to standard error.
+"""
+_CHECK_EXAMPLES = """\
+examples:
+  gpublocks check scipy.ndimage:gaussian_filter big.npy --arg sigma=2 --halo 8
+  gpublocks check my_filters:smooth big.zarr --tolerance 1e-4
+
+The function is called on parts of the source, and on noise, whole and cut in two: how far from the
+cut results differ is the halo that it needs. The exit status is 1 if that is more than --halo, or
+if no halo does.
 """
 _CONVERT_EXAMPLES = """\
 examples:
@@ -143,12 +157,20 @@ def _do(options: argparse.Namespace) -> int:
         if not options.keep_axes:
             source = convert.arranged(source, sink)
         work.run(options, convert.same, {}, source, sink)
+    elif options.command == "check":
+        from gpublocks.cli import functions, work
+        from gpublocks.cli.check import check
+
+        keywords = functions.parse_keywords(options.arg)
+        function, keywords = functions.load_function(options.function, keywords)
+        halo = None if options.halo is None else work.numbers("halo", options.halo)
+        return check(options, function, keywords, halo)
     else:
         from gpublocks.cli import functions, sinks, sources, work
 
         command = work.plan if options.command == "plan" else work.run
         keywords = functions.parse_keywords(options.arg)
-        function = functions.load_function(options.function)
+        function, keywords = functions.load_function(options.function, keywords)
         source = sources.open_source(options)
         command(options, function, keywords, source, sinks.make_sink(options, in_place=True))
     return 0
@@ -204,6 +226,12 @@ def _parser() -> _Parser:
     _add_work(run, sink=None)
     _add_telling(run)
 
+    text = "find out on samples how far a function looks, and whether a halo is large enough"
+    check = commands.add_parser(
+        "check", help=text, description=_sentence(text), epilog=_CHECK_EXAMPLES
+    )
+    _add_check(check)
+
     text = "write a source into a new file of another format, type or layout, block by block"
     convert = commands.add_parser(
         "convert", help=text, description=_sentence(text), epilog=_CONVERT_EXAMPLES
@@ -234,7 +262,7 @@ def _parser() -> _Parser:
         default="128,256,256",
         help="voxels of the sample volume (default: %(default)s)",
     )
-    for command in (info, plan, run, convert, view, demo):
+    for command in (info, plan, run, check, convert, view, demo):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -247,23 +275,8 @@ def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
     """Add the arguments that plan and run share."""
     from gpublocks.cli import sinks, sources
 
-    add = parser.add_argument
-    add(
-        "function",
-        metavar="FUNCTION",
-        help="module:name or module:Class.method; modules of the current folder are found",
-    )
-    add("source", metavar="SOURCE", help="file that is read, such as big.npy")
-    add("sink", metavar="SINK", nargs=sink, help="file that is written")
-    add(
-        "-a",
-        "--arg",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="keyword argument of the function, repeated for more; the value is a Python literal "
-        "(2, 1.5, True, None, 1,5,5, '[1, 2]') or else a text",
-    )
+    _add_function(parser)
+    parser.add_argument("sink", metavar="SINK", nargs=sink, help="file that is written")
     blocks = parser.add_argument_group(
         "blocks", "Each N is one number for all split axes, or a list for each, such as 8,16,16."
     )
@@ -296,6 +309,40 @@ def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
     sinks.add_options(parser)
 
 
+def _add_function(parser: argparse.ArgumentParser) -> None:
+    """Add a function, its keyword arguments and a source."""
+    add = parser.add_argument
+    add(
+        "function",
+        metavar="FUNCTION",
+        help="module:name or module:Class.method; modules of the current folder are found; or "
+        "filters of gpublocks, such as gaussian or 'median(3) | gaussian(sigma=2)'",
+    )
+    add("source", metavar="SOURCE", help="file that is read, such as big.npy")
+    add(
+        "-a",
+        "--arg",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="keyword argument of the function, repeated for more; the value is a Python literal "
+        "(2, 1.5, True, None, 1,5,5, '[1, 2]') or else a text",
+    )
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    _add_function(parser)
+    add = parser.add_argument
+    add("--halo", metavar="N", help="one number, or one for each axis (default: the filter's)")
+    add("--samples", metavar="N", default="6", help="how many are tried (default: %(default)s)")
+    add(
+        "--tolerance",
+        metavar="X",
+        default="0",
+        help="difference between voxels that is none (default: %(default)s)",
+    )
+
+
 def _add_telling(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is told during a run."""
     parser.add_argument(
@@ -305,6 +352,12 @@ def _add_telling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--verbose", action="store_true", help="print a line when a block begins and ends"
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        help="save what took how long: run.html to be read, run.json for gpublocks.Report.load, "
+        "run.trace.json for Perfetto",
     )
 
 

@@ -3,8 +3,8 @@
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Set
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from inspect import signature
 from math import prod
@@ -18,9 +18,10 @@ from gpublocks.contracts import CellDone, Event, Source
 from gpublocks.errors import PlanError
 from gpublocks.masking import Mask
 from gpublocks.planning import Plan
+from gpublocks.report import Report, check_suffix
 from gpublocks.telling import Progress
 
-__all__ = ["plan", "run"]
+__all__ = ["numbers", "plan", "run"]
 
 _NUMBERS = {
     "halo": "",
@@ -83,10 +84,18 @@ def run(
         wanted = sys.stderr.isatty() and not options.verbose
     bar = Progress(count, options.function) if wanted else None
     watch = _Watch(bar)
+    report = _report(options.report)
     start = perf_counter()
     try:
-        with redirect_stdout(sys.stderr):
-            bp.process(function, source, progress=watch, verbose=options.verbose, **arguments)
+        with redirect_stdout(sys.stderr), _saved(report, options.report):
+            bp.process(
+                function,
+                source,
+                progress=watch,
+                verbose=options.verbose,
+                report=report,
+                **arguments,
+            )
     except KeyboardInterrupt:
         state = "was not created" if new else "holds the blocks that are done"
         where = f"after {watch.done} of {count} blocks; {options.sink} {state}"
@@ -103,12 +112,30 @@ def run(
     )
 
 
+def _report(path: str | None) -> Report | None:
+    """Return a report to be saved, if a path says where."""
+    if path is None:
+        return None
+    check_suffix(path)
+    return Report()
+
+
+@contextmanager
+def _saved(report: Report | None, path: str) -> Iterator[None]:
+    """Save a report in the end, of a run that failed too."""
+    try:
+        yield
+    finally:
+        if report is not None and report.runs:
+            report.save(path)
+
+
 def _arguments(
     options: Namespace, function: Any, keywords: Mapping[str, Any], sink: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Return the function, and all keyword arguments for `process`: its own and the function's."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    arguments = {name: _numbers(name, given[name]) for name in _NUMBERS if name in given}
+    arguments = {name: numbers(name, given[name]) for name in _NUMBERS if name in given}
     arguments |= {name: given[name] for name in _TEXTS if name in given}
     if "processes" in given:
         text = given["processes"]
@@ -157,7 +184,7 @@ def _separate(function: Any, bound: Mapping[str, Any], given: Set[str]) -> Any:
     return separate
 
 
-def _numbers(name: str, text: str) -> Any:
+def numbers(name: str, text: str) -> Any:
     """Return the number or the list of numbers that a text is."""
     if text == _NUMBERS[name]:
         return text

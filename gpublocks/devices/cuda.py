@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -189,8 +190,9 @@ class CudaDevice:
         self._pinned: list[Any] = []
         self._streams: list[Any] = []
         self._others: list[Any] = []
-        # The events of the latest computations, more than are ever under way.
-        self._timing: deque[Any] = deque(maxlen=64)
+        # The events of the latest cells, more than are ever under way.
+        self._timing: deque[Any] = deque(maxlen=128)
+        self._clock: tuple[Any, float] | None = None
         self._ended: Any = None
         self._peak: int | None = None
 
@@ -324,6 +326,40 @@ class CudaDevice:
         """Return when an event, as recorded last, is reached; raise if the device is lost."""
         with _on(self._index):
             event.synchronize()
+
+    def mark(self, stream: Any) -> Any:
+        """Return an event that tells when all that was asked of a stream is done."""
+        import cupy
+
+        with _on(self._index):
+            if self._clock is None:
+                self._clock = self._synchronised()
+            event = cupy.cuda.Event(block=True)
+            event.record(stream)
+        self._timing.append(event)
+        return event
+
+    def _synchronised(self) -> tuple[Any, float]:
+        """Return an event, and when it was reached by the clock of the host."""
+        import cupy
+
+        event = cupy.cuda.Event(block=True)
+        event.record(self._streams[0])
+        event.synchronize()
+        self._others.append(event)
+        return event, perf_counter()
+
+    def moment(self, mark: Any) -> float:
+        """Return when a mark was reached, by `time.perf_counter`.
+
+        The clocks were compared when the first mark was made, to some 10 us; they may drift apart.
+        """
+        import cupy
+
+        assert self._clock is not None
+        event, seconds = self._clock
+        with _on(self._index):
+            return seconds + float(cupy.cuda.get_elapsed_time(event, mark)) / 1000
 
     def upload(self, target: Any, source: Array, stream: Any) -> None:
         """Copy page-locked bytes to the first bytes of device memory."""
@@ -538,7 +574,7 @@ class CudaDevice:
             memory.pointer = None
         self._memory, self._streams, self._others = [], [], []
         self._timing.clear()
-        self._allocated, self._ended = 0, None
+        self._allocated, self._ended, self._clock = 0, None, None
 
 
 def _pieces(nbytes: int) -> Iterator[tuple[int, int]]:

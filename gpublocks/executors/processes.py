@@ -27,7 +27,9 @@ from gpublocks.contracts import (
     Reach,
     Sink,
     Source,
+    Span,
     Stage,
+    Step,
 )
 from gpublocks.errors import (
     ArgumentTypeError,
@@ -226,6 +228,7 @@ class _Loaded(NamedTuple):
 
     cell: Cell
     place: int
+    start: float
     seconds: float
 
 
@@ -314,7 +317,7 @@ class _Lane:
         """Copy what the worker cannot see into a place of the ring."""
         number = self._places.pop()
         if not self._parcel.loaded:
-            return _Loaded(cell, number, 0.0)
+            return _Loaded(cell, number, 0.0, 0.0)
         start = time.perf_counter()
         try:
             for source, region, view in self._views(self._parcel.loaded, cell, number):
@@ -322,7 +325,7 @@ class _Lane:
         except BaseException as error:
             self._fail(cell, "load", error)
             return None
-        return _Loaded(cell, number, time.perf_counter() - start)
+        return _Loaded(cell, number, start, time.perf_counter() - start)
 
     def _store(self, cell: Cell, number: int) -> None:
         """Copy the valid regions out of a place of the ring."""
@@ -421,7 +424,8 @@ class _Lane:
         written_bytes: int,
         packed: Packed | None,
     ) -> None:
-        cell, number, load_seconds = self._flight.popleft()
+        loaded = self._flight.popleft()
+        cell, number = loaded.cell, loaded.place
         value, outputs, peak = None, (), None
         start = time.perf_counter()
         stage: Stage = "compute"
@@ -434,9 +438,13 @@ class _Lane:
         except BaseException as error:
             self._fail(cell, stage, error)
             return
+        spans: tuple[Span, ...] = ()
         if self._parcel.place_bytes:
+            stored = start, time.perf_counter() - start
+            if self._job.recorded:
+                spans = self._spans(loaded, started, seconds, stored, read_bytes, written_bytes)
             load, compute, store = seconds
-            seconds = load + load_seconds, compute, store + time.perf_counter() - start
+            seconds = load + loaded.seconds, compute, store + stored[1]
         if self._job.keep_outputs:
             peak = self._peak_bytes - self._idle_bytes
         self._places.append(number)
@@ -449,10 +457,37 @@ class _Lane:
         self._stillborn = 0
         sizes = read_bytes, written_bytes
         self._news.append(
-            CellDone(cell, self._name, started, seconds, *sizes, value, outputs, peak)
+            CellDone(cell, self._name, started, seconds, *sizes, value, outputs, peak, spans=spans)
         )
         if self._flight:
             self._news.append(CellStarted(self._flight[0].cell, self._name))
+
+    def _spans(
+        self,
+        loaded: _Loaded,
+        started: float,
+        seconds: tuple[float, float, float],
+        stored: tuple[float, float],
+        read_bytes: int,
+        written_bytes: int,
+    ) -> tuple[Span, ...]:
+        """Return when each step of a cell was done, by the slot's thread and by the worker.
+
+        The worker copies from the ring what the thread has read into it, and back again.
+        """
+        here, there = f"{self._name} exchange", self._name
+        load, compute, store = seconds
+        spans = []
+        if self._parcel.loaded:
+            spans.append(Span("read", here, loaded.start, loaded.seconds, read_bytes))
+        coming: Step = "copy in" if self._parcel.loaded else "read"
+        leaving: Step = "copy out" if self._parcel.stored else "write"
+        spans.append(Span(coming, there, started, load, read_bytes))
+        spans.append(Span("compute", there, started + load, compute))
+        spans.append(Span(leaving, there, started + load + compute, store, written_bytes))
+        if self._parcel.stored:
+            spans.append(Span("write", here, *stored, written_bytes))
+        return tuple(spans)
 
     def _fail(self, cell: Cell, stage: Stage, error: BaseException) -> None:
         error = explained(error, self._job, cell, stage)

@@ -1,5 +1,6 @@
 """What every device with memory and streams of its own promises: a test class to be inherited."""
 
+import time
 from collections import namedtuple
 from contextlib import suppress
 from functools import partial
@@ -405,6 +406,20 @@ class DeviceContract:
             else:
                 assert outcome.peak_bytes is None or outcome.peak_bytes >= taken
         assert outcome.idle_seconds is not None
+
+    def test_marks_tell_when_they_were_reached(self, device):
+        memory, stream = device.allocate(ENOUGH), device.stream()
+        begun = time.perf_counter()
+        first = device.mark(stream)
+        self.upload(device, memory, values((1000,), "u1"), stream)
+        device.compute(lambda: time.sleep(0.01), stream, reads=(), writes=())
+        last = device.mark(stream)
+        self.reached(device, stream)
+        ended = time.perf_counter()
+        moments = device.moment(first), device.moment(last)
+        # Clocks are compared to some 10 us.
+        assert begun - 0.001 <= moments[0]
+        assert moments[0] + 0.009 <= moments[1] <= ended + 0.001
 
     def test_what_functions_took_is_given_back(self, device):
         free, _ = device.memory()

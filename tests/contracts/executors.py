@@ -1,5 +1,6 @@
 """What every executor promises: a test class that those of each executor inherit."""
 
+import itertools
 import os
 import threading
 import time
@@ -15,9 +16,10 @@ from gpublocks.contracts import CellDone, CellFailed, CellStarted, Reach
 from gpublocks.errors import BlockError, RunCancelledError
 from gpublocks.executors import SerialExecutor
 from gpublocks.grid import Grid
-from gpublocks.job import Job
+from gpublocks.job import Job, spans_of
 from gpublocks.splitting import split_axis
 
+STEPS = ["read", "copy in", "compute", "copy out", "write"]
 SHAPE = (12, 11, 9)
 OVERLAP = 4
 
@@ -212,6 +214,34 @@ class ExecutorContract:
         assert {event.cell for event in done} == set(grid)
         assert len(done) == len(grid)
         assert all(min(event.seconds) >= 0 and event.read_bytes > 0 for event in done)
+
+    def test_steps_of_cells_are_recorded(self, executor, place, tmp_path):
+        array = volume()
+        source = self.opened(array, place, tmp_path, "source")
+        sink = self.opened(np.zeros_like(array), place, tmp_path, "sink", sink=True)
+        job = Job(near, (source,), (sink,), grid_of(), outputs=1, recorded=True)
+        begun = time.perf_counter()
+        done = [e for e in executor.run(job, grid_of()) if isinstance(e, CellDone)]
+        ended = time.perf_counter()
+        lanes = {}
+        for event in done:
+            spans = spans_of(event)
+            # A cell that was done in parts has the steps of each.
+            assert set(STEPS) - {"copy in", "copy out"} <= {span.step for span in spans}
+            for span in spans:
+                assert begun - 0.001 <= span.start <= span.start + span.seconds <= ended + 0.001
+                lanes.setdefault(span.lane, []).append((span.start, span.start + span.seconds))
+            if len(spans) <= len(STEPS):
+                order = [STEPS.index(span.step) for span in spans]
+                assert order == sorted(set(order))
+                for before, after in itertools.pairwise(spans):
+                    assert after.start >= before.start + before.seconds - 0.001
+            for step, nbytes in (("read", event.read_bytes), ("write", event.written_bytes)):
+                assert sum(span.nbytes for span in spans if span.step == step) == nbytes
+        for spans in lanes.values():
+            spans.sort()
+            for (_, stop), (start, _) in itertools.pairwise(spans):
+                assert start >= stop - 0.001, "a lane does one thing at a time"
 
     def test_several_sources_and_sinks_of_other_shapes(self, executor, place, tmp_path):
         array = volume()

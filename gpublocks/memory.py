@@ -7,7 +7,6 @@ from types import TracebackType
 
 __all__ = ["Peak", "tree", "tree_bytes"]
 
-_PERIOD_SECONDS = 0.01
 _COUNTED = ("Pss_Anon:", "Pss_Shmem:")
 
 
@@ -21,6 +20,10 @@ class Peak:
     ----------
     root : int
         Process whose descendants count too.
+    seconds : float
+        From one sample to the next.
+    share : float
+        Most of the time that samples may take: fewer are taken where they take long.
 
     Attributes
     ----------
@@ -28,8 +31,9 @@ class Peak:
         How many were taken.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, seconds: float = 0.01, share: float = 1.0) -> None:
         self._root = root
+        self._seconds, self._share = seconds, share
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._before = 0
@@ -60,7 +64,8 @@ class Peak:
             begun = time.perf_counter()
             self._largest = max(self._largest, tree_bytes(self._root))
             self.samples += 1
-            self._enough.wait(max(0.001, _PERIOD_SECONDS - (time.perf_counter() - begun)))
+            taken = time.perf_counter() - begun
+            self._enough.wait(max(0.001, self._seconds - taken, taken / self._share - taken))
 
 
 def tree_bytes(root: int) -> int:
