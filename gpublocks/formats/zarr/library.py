@@ -26,6 +26,9 @@ __all__ = ["LibrarySource"]
 class LibrarySource:
     """An array with ``shape``, ``dtype``, ``[...]`` and ``[...] =``, stored in chunks.
 
+    The library decodes a chunk to whatever it holds: memory is bounded in worker processes only,
+    by what a worker may take.
+
     Parameters
     ----------
     array : object
