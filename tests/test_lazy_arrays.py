@@ -185,8 +185,9 @@ class TestXarray(SinkContract):
         array, sink = image(reference()), image(np.zeros((5, 6, 7), "f4"))
         assert gb.process(np.negative, array, sink, overlap=0, executor=executor) is sink
         assert np.array_equal(sink, -reference())
-        with pytest.raises(SinkError, match="in place with overlap"):
-            gb.process(np.negative, sink, sink, overlap=2, size_max=3)
+        for source, target in ((sink, sink), (sink, sink.values), (sink.values, sink)):
+            with pytest.raises(SinkError, match="in place with overlap"):
+                gb.process(np.negative, source, target, overlap=2, size_max=3)
 
     def test_of_dask(self, executor):
         array = np.random.default_rng(0).normal(size=(40, 40, 40)).astype("f4")
