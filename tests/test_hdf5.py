@@ -18,7 +18,7 @@ from typing import ClassVar
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -733,6 +733,7 @@ class TestDamage:
         ),
         cut=st.sampled_from([1, 1, 1, 2]),
     )
+    @example(kind="latest", flips=[(3245, 0)], cut=1)
     def test_damage_never_surprises(self, tmp_path_factory, kind, flips, cut):
         path = tmp_path_factory.getbasetemp() / f"damaged-{kind}.h5"
         options = {} if kind == "plain" else {**GZIP, "compression": "lzf" if kind == "lzf" else 5}

@@ -284,8 +284,10 @@ def _source_of_array(array: Array) -> Source:
 
 def _source_of_path(path: str | bytes, *, writable: bool) -> Source:
     path = os.fsdecode(path)
-    # Of what lies elsewhere, only Zarr is read.
-    module = "zarr" if "://" in path else READERS.get(suffix_of(path))
+    module = READERS.get(suffix_of(path))
+    if module is None and "://" in path:
+        # Of what lies elsewhere, only Zarr is read.
+        module = "zarr"
     if module is not None:
         return _module(module).Source(path, writable=writable)  # type: ignore[no-any-return]
     if "\0" in path or not os.path.exists(split_path(path)[0]):

@@ -288,6 +288,14 @@ class DatasetSource:
                 return f", chunk {box.start},"
         return ""
 
+    def _is_written(self, box: Region) -> bool:
+        """Tell whether there is a chunk, or none can be found for damage."""
+        try:
+            with locked():
+                return bool(self._dataset().id.get_chunk_info_by_coord(box.start).size)
+        except Exception:  # HDF5 raises whatever it stumbles on.
+            return True
+
     def _read_chunk(self, box: Region, part: Region, out: Array) -> None:
         """Read a part of a chunk."""
         nbytes = box.size * self.dtype.itemsize
@@ -300,9 +308,7 @@ class DatasetSource:
         except (SourceError, MemoryError):
             raise
         except Exception as error:
-            with locked():
-                written = self._dataset().id.get_chunk_info_by_coord(box.start).size
-            if written:
+            if self._is_written(box):
                 raise SourceError(f"{where} cannot be read: {reason(error)}") from error
             # Voxels that nobody wrote.
             self._read_by_library(part, out)
