@@ -44,6 +44,7 @@ from tests.contracts.sources import (
     reference,
     start,
 )
+from tests.forks import fork
 from tests.zarr_arrays import boxes, created, read
 
 zarr = pytest.importorskip("zarr")
@@ -66,7 +67,7 @@ class UnitSinkContract(SinkContract):
             (tmp_path / f"sent{n}").write_bytes(pickle.dumps((source, writes)))
             code = "import pickle, sys\nsink, writes = pickle.load(open(sys.argv[1], 'rb'))\n"
             code += "for region, array in writes:\n    sink.write(region, array)\n"
-            processes.append(start(code, tmp_path / f"sent{n}"))
+            processes.append(fork(code, tmp_path / f"sent{n}"))
         for process in processes:
             ends(process)
         assert np.array_equal(source.read(REGIONS[0]), expected)

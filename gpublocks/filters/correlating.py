@@ -1,23 +1,53 @@
 """Weighted sums along axes, one pass after the other: the same numbers from every engine. Pure."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
-from gpublocks.filters.dtypes import converted, limits, wide
+from gpublocks.filters.dtypes import converted, limits, stored, wide
 from gpublocks.filters.engines import engine_of
 from gpublocks.filters.launching import MODES, launch
 from gpublocks.filters.layouts import along, in_memory_order
 from gpublocks.filters.parameters import Border
 
-__all__ = ["Weights", "correlate", "correlation_bytes"]
+__all__ = [
+    "Term",
+    "Weights",
+    "combination_bytes",
+    "correlate",
+    "correlate_each",
+    "correlate_together",
+    "correlation_bytes",
+]
 
 Weights = npt.NDArray[np.float64]
 """Weights of the voxels from ``len // 2`` before one on."""
+
+Combine = Literal["set", "add", "subtract", "add squares"]
+"""What is done with sums, after they were rounded to the type of where they go."""
+
+_COMBINE: dict[Combine, int] = {"set": 0, "add": 1, "subtract": 2, "add squares": 3}
+"""Numbers of these in the engines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Weighted sums along axes, and what is done with the last ones.
+
+    Parameters
+    ----------
+    weights : mapping of int to ndarray
+        Weights for each axis, which is not negative, in the order of the passes.
+    combine : {'set', 'add', 'subtract', 'add squares'}
+    """
+
+    weights: Mapping[int, Weights]
+    combine: Combine = "add"
 
 
 def correlate(array: Any, weights: Mapping[int, Weights], border: Border, dtype: DType) -> Any:
@@ -40,54 +70,164 @@ def correlate(array: Any, weights: Mapping[int, Weights], border: Border, dtype:
     """
     if not weights:
         return converted(array.copy("K"), dtype)
+    kept = dtype if stored(dtype) else wide(array.dtype)
+    sums = [_Way(tuple(weights.items()), kept, "set")]
+    return converted(_correlate(array, sums, border)[0], dtype)
+
+
+def correlate_together(array: Any, terms: Sequence[Term], border: Border) -> Any:
+    """Return the combination of several correlations, of type `wide`.
+
+    Each is what `correlate` returns, rounded to this type before it is combined. Those that begin
+    with the same weights (the same objects) share these passes.
+
+    Parameters
+    ----------
+    array : ndarray of real numbers
+    terms : sequence of Term
+        Each with weights for one axis at least. They are combined with zeros, in this order.
+    border : Border
+    """
+    order = "F" if array.flags.fnc else "C"
+    total = array_namespace(array).zeros(array.shape, wide(array.dtype), order)
+    ways = [
+        _Way(tuple(term.weights.items()), total, term.combine, number)
+        for number, term in enumerate(terms)
+    ]
+    if ways:
+        _correlate(array, ways, border)
+    return total
+
+
+def correlate_each(
+    array: Any, several: Sequence[Mapping[int, Weights]], border: Border
+) -> list[Any]:
+    """Return several correlations, each as `correlate` does, of type `wide`.
+
+    Those that begin with the same weights (the same objects) share these passes. All results have
+    the memory order of the array.
+    """
+    kept = wide(array.dtype)
+    ways = [
+        _Way(tuple(weights.items()), kept, "set", number) for number, weights in enumerate(several)
+    ]
+    return _correlate(array, ways, border)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Way:
+    """Passes from an array to a target, which may be a type for a new one, and what is done there.
+
+    The number is its own among several.
+    """
+
+    passes: tuple[tuple[int, Weights], ...]
+    target: Any
+    combine: Combine
+    number: int = 0
+
+    def goes_on_as(self, other: "_Way") -> bool:
+        """Tell whether both begin with the same pass, and go on after it."""
+        if self is other:
+            return True
+        if len(self.passes) == 1 or len(other.passes) == 1:
+            return False
+        (axis, weights), (its_axis, its_weights) = self.passes[0], other.passes[0]
+        return axis == its_axis and weights is its_weights
+
+    def after_one(self) -> "_Way":
+        return _Way(self.passes[1:], self.target, self.combine, self.number)
+
+
+def _correlate(array: Any, ways: Sequence[_Way], border: Border) -> list[Any]:
+    """Go all ways from an array, depth first so that few arrays are held; return where they end.
+
+    Targets that are given are in the memory order of the array.
+    """
+    xp = array_namespace(array)
     between = wide(array.dtype)
     source, flipped = in_memory_order(array)
     if source.dtype == np.float16:
         source = source.astype(between)
-    last = max(weights)
-    for axis in sorted(weights):
-        kept = dtype if axis == last and _stored(dtype) else between
-        target = array_namespace(array).empty(source.shape, kept)
+    ends: dict[int, Any] = {}
+    places = [(source, list(ways))]
+    while places:
+        source, left = places.pop()
+        way = left[0]
+        together = [other for other in left if other.goes_on_as(way)]
+        if len(together) < len(left):
+            places.append((source, [other for other in left if other not in together]))
+        (axis, weights), *onward = way.passes
+        kept = between if onward else way.target
+        if isinstance(kept, np.dtype):
+            target = xp.empty(source.shape, kept)
+        else:
+            target = kept.T if flipped else kept
         place = source.ndim - 1 - axis if flipped else axis
-        _correlate_along(along(source, place), along(target, place), weights[axis], border)
-        source = target
-    result = converted(source, dtype)
-    return result.T if flipped else result
+        combine = "set" if onward else way.combine
+        _correlate_along(along(source, place), along(target, place), weights, border, combine)
+        if onward:
+            places.append((target, [other.after_one() for other in together]))
+        else:
+            ends[way.number] = target.T if flipped else target
+        del target
+    return [ends[way.number] for way in ways]
 
 
 def correlation_bytes(dtype: DType, result: DType, axes: int = 3) -> float:
     """Return the bytes per voxel that `correlate` takes over so many axes at most."""
     between = wide(dtype).itemsize
-    if not _stored(result):
+    if not stored(result):
         return 2 * between + result.itemsize
     return max(between * min(2, axes - 1), between * (axes > 1) + result.itemsize)
 
 
-def _stored(dtype: DType) -> bool:
-    """Tell whether engines round to a type by themselves."""
-    return dtype.kind in "iu" or dtype in (np.float32, np.float64)
+def combination_bytes(dtype: DType, passes: int = 3) -> float:
+    """Return the bytes per voxel that `correlate_together` takes for terms of so many passes."""
+    return wide(dtype).itemsize * (min(3, passes) + (dtype == np.float16))
 
 
-def _correlate_along(source: Any, target: Any, weights: Weights, border: Border) -> None:
+def _correlate_along(
+    source: Any, target: Any, weights: Weights, border: Border, combine: Combine
+) -> None:
     """Correlate the middle one of three axes."""
+    if not source.size:
+        return
     engine = engine_of(source)
     if engine == "cuda":
-        _correlate_on_device(source, target, weights, border)
+        _correlate_on_device(source, target, weights, border, combine)
     elif engine == "numba":
         from gpublocks.filters.compiled.correlations import correlate_axis
 
-        correlate_axis(source, target, weights, _symmetry(weights), border)
+        how = _COMBINE[combine]
+        correlate_axis(source, target, weights, _symmetry(weights), border, how)
     else:
-        from scipy import ndimage
-
-        mode, cval = border
-        kept = target if target.dtype.kind == "f" else np.empty(target.shape)
-        ndimage.correlate1d(source, weights, 1, kept, mode, cval)
-        if kept is not target:
-            target[...] = converted(kept, target.dtype)
+        _correlate_by_scipy(source, target, weights, border, combine)
 
 
-def _correlate_on_device(source: Any, target: Any, weights: Weights, border: Border) -> None:
+def _correlate_by_scipy(
+    source: Any, target: Any, weights: Weights, border: Border, combine: Combine
+) -> None:
+    from scipy import ndimage
+
+    mode, cval = border
+    alone = combine == "set" and target.dtype.kind == "f"
+    rounded = target.dtype if target.dtype.kind == "f" else np.float64
+    sums = target if alone else np.empty(target.shape, rounded)
+    ndimage.correlate1d(source, weights, 1, sums, mode, cval)
+    if combine == "add squares":
+        sums *= sums
+    if combine == "set" and not alone:
+        target[...] = converted(sums, target.dtype)
+    elif combine == "subtract":
+        target -= sums
+    elif combine != "set":
+        target += sums
+
+
+def _correlate_on_device(
+    source: Any, target: Any, weights: Weights, border: Border, combine: Combine
+) -> None:
     mode, cval = border
     whole = target.dtype.kind in "iu"
     low, high = limits(target.dtype) if whole else (0.0, 0.0)
@@ -105,6 +245,7 @@ def _correlate_on_device(source: Any, target: Any, weights: Weights, border: Bor
         whole,
         low,
         high,
+        _COMBINE[combine],
     )
 
 

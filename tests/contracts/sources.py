@@ -12,6 +12,7 @@ from gpublocks import contracts
 from gpublocks.contracts import Reach
 from gpublocks.errors import GpublocksError
 from gpublocks.geometry import Region
+from tests.forks import fork
 
 REGIONS = [
     Region((0, 0, 0), (5, 6, 7)),
@@ -48,8 +49,8 @@ def start(code, *arguments):
 
 
 def ends(process):
-    """Wait for an interpreter, which must not fail."""
-    _, errors = process.communicate(timeout=60)
+    """Wait for another process, which must not fail."""
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
 
 
@@ -134,7 +135,7 @@ class SourceContract:
         region = REGIONS[1]
         assert len(pickle.dumps(source)) < 1000
         (tmp_path / "sent").write_bytes(pickle.dumps((source, region)))
-        ends(start(READ, tmp_path / "sent", tmp_path / "got.npy"))
+        ends(fork(READ, tmp_path / "sent", tmp_path / "got.npy"))
         assert np.array_equal(np.load(tmp_path / "got.npy"), expected[region.slices])
 
 
@@ -181,7 +182,7 @@ class SinkContract(SourceContract):
         processes = []
         for n, writes in enumerate(shares):
             (tmp_path / f"sent{n}").write_bytes(pickle.dumps((source, writes)))
-            processes.append(start(WRITE, tmp_path / f"sent{n}"))
+            processes.append(fork(WRITE, tmp_path / f"sent{n}"))
         for process in processes:
             ends(process)
         assert np.array_equal(source.read(REGIONS[0]), np.arange(1000, 1210).reshape(5, 6, 7))
