@@ -81,7 +81,7 @@ class TaskRun:
         self._under_way: Run | None = None
         self._done = 0
         self._take = take
-        self._give: Callable[[Cell, Any], None] = self._hold
+        self._give: Callable[[Cell, Any], None] | None = None
 
     @property
     def count(self) -> int:
@@ -198,14 +198,15 @@ class TaskRun:
         if isinstance(event, CellDone):
             self._done += 1
             if self.task.return_result:
-                self._give(event.cell, event.value)
+                self._hold(event.cell, event.value)
 
     def _hold(self, cell: Cell, value: Any) -> None:
         if self._take is None:
             self.values[cell.number] = value
             return
-        # By now it is settled which cells there are.
-        self._give = in_order(cells_of(self.task, self.plan.grid), self._take)
+        if self._give is None:
+            # By now it is settled which cells there are.
+            self._give = in_order(cells_of(self.task, self.plan.grid), self._take)
         self._give(cell, value)
 
     def _create(self, created: list[Sink], results: list[Result]) -> None:
