@@ -142,10 +142,12 @@ class SourceContract:
 class SinkContract(SourceContract):
     """Subclasses say how a sink is made of an array whose voxels it shows until it is written."""
 
+    single_writer = False
+
     def test_is_a_sink(self, source):
         assert isinstance(source, contracts.Sink)
         assert source.writable is True
-        assert source.single_writer is False
+        assert source.single_writer is self.single_writer
 
     def test_writes_what_numpy_assigns(self, source, expected):
         for value, region in enumerate(REGIONS):
