@@ -31,7 +31,6 @@ from gpublocks.formats.hdf5.dataset_source import DatasetSource
 from gpublocks.formats.hdf5.datasets import (
     boxes,
     check_alone,
-    common,
     find,
     h5py_library,
     is_plain,
@@ -284,6 +283,6 @@ def _pack(
 
 
 def _same(array: Array, source: MappedSource | DatasetSource, box: Region) -> bool:
-    part = common(box, Region.whole(array.shape))
+    part = box.common(Region.whole(array.shape))
     # As bytes: NaN is not equal to itself.
     return source.read(part).tobytes() == array[part.slices].tobytes()

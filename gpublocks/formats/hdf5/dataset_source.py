@@ -21,7 +21,6 @@ from gpublocks.formats.hdf5 import deflating
 from gpublocks.formats.hdf5.datasets import (
     Place,
     boxes,
-    common,
     find,
     locked,
     named,
@@ -152,7 +151,7 @@ class DatasetSource:
                 self._read_by_library(region, out)
             else:
                 for box in boxes(region, chunks):
-                    part = common(box, region)
+                    part = box.common(region)
                     self._read_chunk(box, part, out[part.within(region).slices])
         return out
 
