@@ -53,6 +53,8 @@ FLOORS = [
         "bytecodecs",
         "numberfilters",
         "confined",
+        "paths",
+        "room",
         "ome",
         "pyramid",
         "viewing",

@@ -16,16 +16,10 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Order
 from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
-from gpublocks.formats.files.mapping import (
-    Address,
-    MappedSource,
-    check_length,
-    final_path,
-    find_file,
-    new_file,
-)
+from gpublocks.formats.files.mapping import Address, MappedSource, new_file
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.files.paths import check_length, final_path, find_file
 from gpublocks.formats.hdf5.dataset_files import ahead, chunk_shape, file_start, write_chunks
 from gpublocks.formats.hdf5.dataset_source import DatasetSource
 from gpublocks.formats.hdf5.datasets import (
