@@ -18,7 +18,7 @@ from gpublocks.filters.dtypes import converted, limits, weighted
 from gpublocks.filters.engines.borders import extended
 from gpublocks.filters.engines.choice import engine_of
 from gpublocks.filters.engines.launching import MODES, launch
-from gpublocks.filters.engines.layouts import in_memory_order
+from gpublocks.filters.engines.layouts import in_memory_order, parts_along
 from gpublocks.filters.parameters import (
     Border,
     PerAxis,
@@ -225,12 +225,20 @@ def _by_numpy(
     spatial: _Floats,
     factor: float,
 ) -> None:
+    length, others = source.shape[0], prod(source.shape[1:])
+    for rows, _, _ in parts_along((length, others, 1)):
+        shape = target[rows].shape
+        around = source
+        for axis, (n, voxels) in enumerate(zip(shape, spatial.shape, strict=True)):
+            first = 0 if axis else rows.start
+            indices = tables[axis, first : first + n + voxels - 1]
+            around = around.take(indices, axis).astype(np.float64, copy=False)
+            around[(slice(None),) * axis + (indices < 0,)] = cval
+        _average(around, source[rows], target[rows], spatial, factor)
+
+
+def _average(around: _Floats, source: Any, target: Any, spatial: _Floats, factor: float) -> None:
     values = source.astype(np.float64)
-    around = values
-    for axis, (length, voxels) in enumerate(zip(source.shape, spatial.shape, strict=True)):
-        indices = tables[axis, : length + voxels - 1]
-        around = around.take(indices, axis)
-        around[(slice(None),) * axis + (indices < 0,)] = cval
     total, weights = np.zeros(source.shape), np.zeros(source.shape)
     for place, weight in np.ndenumerate(spatial):
         box = tuple([slice(start, start + n) for start, n in zip(place, source.shape, strict=True)])

@@ -77,6 +77,7 @@ def hessian_eigenvalue(
 
     Examples
     --------
+    >>> import numpy as np
     >>> y, x = np.mgrid[-20:21, -20:21]
     >>> largest = hessian_eigenvalue(2.0)((3.0 * y**2 + x**2) / 2)
     >>> float(largest[20, 20].round(1))

@@ -12,7 +12,7 @@ from gpublocks.contracts import DType
 from gpublocks.filters.dtypes import converted, limits, stored, wide
 from gpublocks.filters.engines.choice import engine_of
 from gpublocks.filters.engines.launching import MODES, launch
-from gpublocks.filters.engines.layouts import along, in_memory_order
+from gpublocks.filters.engines.layouts import along, in_memory_order, parts_along
 from gpublocks.filters.parameters import Border
 
 __all__ = [
@@ -211,18 +211,20 @@ def _correlate_by_scipy(
     from scipy import ndimage
 
     mode, cval = border
-    alone = combine == "set" and target.dtype.kind == "f"
+    if combine == "set" and target.dtype.kind == "f":
+        ndimage.correlate1d(source, weights, 1, target, mode, cval)
+        return
     rounded = target.dtype if target.dtype.kind == "f" else np.float64
-    sums = target if alone else np.empty(target.shape, rounded)
-    ndimage.correlate1d(source, weights, 1, sums, mode, cval)
-    if combine == "add squares":
-        sums *= sums
-    if combine == "set" and not alone:
-        target[...] = converted(sums, target.dtype)
-    elif combine == "subtract":
-        target -= sums
-    elif combine != "set":
-        target += sums
+    for part in parts_along(source.shape):
+        sums = ndimage.correlate1d(source[part], weights, 1, rounded, mode, cval)
+        if combine == "add squares":
+            sums *= sums
+        if combine == "set":
+            target[part] = converted(sums, target.dtype)
+        elif combine == "subtract":
+            target[part] -= sums
+        else:
+            target[part] += sums
 
 
 def _correlate_on_device(

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpublocks.filters.dtypes import converted
 from gpublocks.filters.engines.borders import extended
+from gpublocks.filters.engines.layouts import parts_along
 from gpublocks.filters.parameters import Mode, Span
 
 __all__ = ["extremes_along", "sums_along"]
@@ -20,18 +21,28 @@ def extremes_along(
 ) -> None:
     """Find the extremes of windows along the middle one of three axes."""
     pick = np.maximum if most else np.minimum
-    windows, width, size = _continued(source, span, mode, beyond), 1, sum(span) + 1
-    while 2 * width < size:
-        windows = pick(windows[:, :-width], windows[:, width:])
-        width *= 2
-    length = source.shape[1]
-    pick(windows[:, :length], windows[:, size - width : size - width + length], out=target)
+    length, size = source.shape[1], sum(span) + 1
+    for part in parts_along(source.shape):
+        windows, width = _continued(source[part], span, mode, beyond), 1
+        while 2 * width < size:
+            windows = pick(windows[:, :-width], windows[:, width:])
+            width *= 2
+        last = windows[:, size - width : size - width + length]
+        pick(windows[:, :length], last, out=target[part])
 
 
 def sums_along(source: Any, target: Any, span: Span, mode: Mode, beyond: Any, divisor: int) -> None:
     """Sum windows along the middle one of three axes, and divide."""
-    length, size = source.shape[1], sum(span) + 1
-    sums, done, width = _continued(source, span, mode, beyond), 0, 1
+    for part in parts_along(source.shape):
+        total = _sums(_continued(source[part], span, mode, beyond), source.shape[1], sum(span) + 1)
+        if divisor != 1:
+            total = converted(total / float(divisor), target.dtype)
+        target[part] = total
+
+
+def _sums(sums: Any, length: int, size: int) -> Any:
+    """Return the sums of all windows of so many voxels along the middle axis."""
+    done, width = 0, 1
     total: Any = None
     while width <= size:
         if size & width:
@@ -40,9 +51,7 @@ def sums_along(source: Any, target: Any, span: Span, mode: Mode, beyond: Any, di
             done += width
         sums = sums[:, :-width] + sums[:, width:]
         width *= 2
-    if divisor != 1:
-        total = converted(total / float(divisor), target.dtype)
-    target[...] = total
+    return total
 
 
 def _continued(source: Any, span: Span, mode: Mode, beyond: Any) -> Any:
@@ -64,12 +73,20 @@ def extremes_over(
     begun: bool,
 ) -> None:
     """Find the extremes of windows of any shape in three axes."""
-    pick = np.maximum if most else np.minimum
     indices = [extended(n, *span, mode) for n, span in zip(source.shape, spans, strict=True)]
-    windows = source[np.ix_(*indices)]
-    for axis, found in enumerate(indices):
-        windows[(slice(None),) * axis + (found < 0,)] = beyond
     depth, height, width = source.shape
+    for place, _, _ in parts_along((depth, height * width, 1)):
+        planes = target[place]
+        stop = place.start + len(planes) + sum(spans[0])
+        seen = [indices[0][place.start : stop], *indices[1:]]
+        windows = source[np.ix_(*seen)]
+        for axis, found in enumerate(seen):
+            windows[(slice(None),) * axis + (found < 0,)] = beyond
+        _pick_over(windows, planes, taps, np.maximum if most else np.minimum, begun)
+
+
+def _pick_over(windows: Any, target: Any, taps: Any, pick: Any, begun: bool) -> None:
+    depth, height, width = target.shape
     for level in range(int(taps[:, 0].max()) + 1):
         if level:
             half = 1 << level - 1
