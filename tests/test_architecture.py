@@ -102,6 +102,10 @@ FLOORS = [
     {"block_processing"},
     {"statistics", "verifying"},
     {"filters"},
+    {"case", "loops", "volumes", "surroundings", "programs", "stage"},
+    {"judging", "measuring", "works"},
+    {"footprint", "overheads", "throughput"},
+    {"catalogue"},
     {"bench"},
     {"cli"},
 ]
@@ -116,7 +120,7 @@ GUESTS = {
     "matplotlib": {"picture", "plotting", "timeline"},
     "tqdm": {"telling"},
     "cloudpickle": {"wire"},
-    "scipy": {"arrays", "sample", "bench", "cli", "correlating"},
+    "scipy": {"arrays", "sample", "loops", "cli", "correlating"},
     "zarr": {"zarr_nodes"},
     "numcodecs": {"bytecodecs"},
     "google_crc32c": {"bytecodecs"},
@@ -128,12 +132,18 @@ GUESTS = {
     "dask": set(),
 }
 
-AT_ONCE = {"sample", "bench", "compiling"}
+AT_ONCE = {"sample", "compiling"}
 """Rooms that nobody enters who does not need the guest."""
 
 
 def room_of(parts: Sequence[str]) -> str:
-    """Return the room of a module: its folder, but for formats and filters, where it is itself."""
+    """Return the room of a module: its folder, but where that is a house of its own, itself."""
+    if parts[0] == "bench":
+        return (
+            parts[1]
+            if (PACKAGE / "bench" / f"{parts[min(1, len(parts) - 1)]}.py").exists()
+            else "bench"
+        )
     if parts[0] == "filters":
         last = parts[min(2 if "compiled" in parts else 1, len(parts) - 1)]
         # Others are names that the door hands on.

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpublocks import bench
-from gpublocks.bench.catalogue import Case, Figure, Way
+from gpublocks.bench.case import Case, Figure, Way
 from gpublocks.bench.judging import as_table, judge, paired
 from gpublocks.bench.loops import threaded_loop, times_two, times_two_loop, whole
 from gpublocks.bench.measuring import Stage, measure_ways, worth_repeating

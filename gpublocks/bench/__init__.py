@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpublocks.bench.catalogue import Case
+    from gpublocks.bench.case import Case
 
 __all__ = ["cases", "facts", "measure", "run", "serve", "table"]
 

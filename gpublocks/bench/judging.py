@@ -3,35 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
+
+from gpublocks.bench.case import Figure
 
 __all__ = ["Outcome", "as_table", "judge", "paired"]
 
 Raw = Mapping[str, Mapping[str, Sequence[float]]]
 """Measurements, one for each round, by way and quantity."""
-
-
-class FigureLike(Protocol):
-    """What is asked of measurements: see `gpublocks.bench.catalogue.Figure`."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def bound(self) -> float | None: ...
-    @property
-    def way(self) -> str: ...
-    @property
-    def quantity(self) -> str: ...
-    @property
-    def compare(self) -> str: ...
-    @property
-    def against(self) -> tuple[str, ...]: ...
-    @property
-    def against_quantity(self) -> str: ...
-    @property
-    def scale(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +40,7 @@ class Outcome:
     against: str | None = None
 
 
-def judge(figure: FigureLike, raw: Raw) -> Outcome:
+def judge(figure: Figure, raw: Raw) -> Outcome:
     """Return what measurements say of a figure.
 
     A ratio or difference is taken round by round, between measurements that were made one after

@@ -10,26 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from gpublocks.bench.case import Way
+
 __all__ = ["Stage", "measure_ways", "worth_repeating"]
 
 _CLOSE_SECONDS = 30
 _NEAR = 1.15
 """Rivals that took so much longer than the best of them in the warm-up are not repeated."""
-
-
-class WayLike(Protocol):
-    """A way of doing a work: see `gpublocks.bench.catalogue.Way`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def program(self) -> str: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
-    @property
-    def rival(self) -> str | None: ...
-    @property
-    def fresh(self) -> bool: ...
 
 
 class Sampler(Protocol):
@@ -62,7 +49,7 @@ class Stage:
 
     Parameters
     ----------
-    way : WayLike
+    way : Way
     folder : Path
         Where volumes lie.
 
@@ -72,7 +59,7 @@ class Stage:
         If the program cannot be loaded.
     """
 
-    def __init__(self, way: WayLike, folder: Path) -> None:
+    def __init__(self, way: Way, folder: Path) -> None:
         self._name = way.name
         path = os.pathsep.join([entry or os.getcwd() for entry in sys.path])
         self._process = subprocess.Popen(
@@ -140,12 +127,12 @@ class Stage:
 
 
 def measure_ways(
-    ways: Sequence[WayLike],
-    setup: WayLike | None,
+    ways: Sequence[Way],
+    setup: Way | None,
     folder: Path,
     *,
     rounds: int,
-    stage: "Callable[[WayLike, Path], StageLike] | None" = None,
+    stage: "Callable[[Way, Path], StageLike] | None" = None,
     sampler: Callable[[int], Sampler],
     tell: Callable[[str], None],
 ) -> dict[str, dict[str, list[float]]]:
@@ -156,7 +143,7 @@ def measure_ways(
 
     Parameters
     ----------
-    setup : WayLike or None
+    setup : Way or None
         Is done before all others, once: builds the volumes.
     rounds : int
         How often each way is measured.
@@ -199,12 +186,12 @@ def measure_ways(
     return {way.name: found[way.name] for way in ways if way.name in found}
 
 
-def worth_repeating(ways: Sequence[WayLike], seconds: Mapping[str, float]) -> list[WayLike]:
+def worth_repeating(ways: Sequence[Way], seconds: Mapping[str, float]) -> list[Way]:
     """Return the ways without those rivals that are clearly not the best of their kind.
 
     Parameters
     ----------
-    ways : sequence of WayLike
+    ways : sequence of Way
     seconds : mapping of str to float
         What the warm-up took.
     """
@@ -226,8 +213,8 @@ def _once(stage: StageLike, *, check: bool = False) -> dict[str, float]:
 
 
 def _afresh(
-    way: WayLike,
-    stage: Callable[[WayLike, Path], StageLike],
+    way: Way,
+    stage: Callable[[Way, Path], StageLike],
     folder: Path,
     sampler: Callable[[int], Sampler],
 ) -> dict[str, float]:
