@@ -102,10 +102,12 @@ FLOORS = [
     {"block_processing"},
     {"statistics", "verifying"},
     {"filters"},
-    {"case", "loops", "volumes", "surroundings", "programs", "stage"},
-    {"judging", "measuring", "works"},
-    {"footprint", "overheads", "throughput"},
-    {"catalogue"},
+    {"case", "loading", "opening", "surroundings", "effort", "floors"},
+    {"loops", "volumes", "programs", "stage", "stages", "judging", "works"},
+    {"jobs", "measuring", "contests", "footprint", "overheads", "throughput"},
+    {"catalogue", "standings"},
+    {"tables", "charts"},
+    {"comparing"},
     {"bench"},
     {"cli"},
 ]
@@ -117,11 +119,11 @@ GUESTS = {
     "numba": {"engines", "compiling"},
     "pynvml": {"gpus"},
     "psutil": {"gpus", "machine"},
-    "matplotlib": {"picture", "plotting", "timeline"},
+    "matplotlib": {"picture", "plotting", "timeline", "charts"},
     "tqdm": {"telling"},
     "cloudpickle": {"wire"},
     "scipy": {"arrays", "sample", "loops", "cli", "correlating"},
-    "zarr": {"zarr_nodes"},
+    "zarr": {"zarr_nodes", "opening"},
     "numcodecs": {"bytecodecs"},
     "google_crc32c": {"bytecodecs"},
     "h5py": {"datasets"},
@@ -130,6 +132,7 @@ GUESTS = {
     "nrrd": {"io"},
     "nibabel": {"io"},
     "dask": set(),
+    "rich": {"tables"},
 }
 
 AT_ONCE = {"sample", "compiling"}

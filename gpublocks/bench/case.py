@@ -52,7 +52,11 @@ class Way:
     rival : str or None
         Kind of rivals of which only the best count.
     fresh : bool
-        Whether each measurement needs a new process, whose memory is sampled.
+        Whether each measurement needs a new process, which is watched.
+    imports : tuple of str
+        Modules that such a process may have imported before.
+    may_fail : bool
+        Whether the others are measured even if it fails.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Way:
     options: Mapping[str, Any]
     rival: str | None = None
     fresh: bool = False
+    imports: tuple[str, ...] = ()
+    may_fail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,10 @@ class Case:
         How often each way is measured, after a warm-up.
     setup : Way or None
         Is done once before.
+    group : {'promises', 'peers'}
+        Whether its figures are judged by bounds, or its ways are compared.
+    needs : tuple of str
+        Modules without which it cannot be measured.
     """
 
     name: str
@@ -91,3 +101,5 @@ class Case:
     figures: tuple[Figure, ...]
     rounds: int
     setup: Way | None = None
+    group: Literal["promises", "peers"] = "promises"
+    needs: tuple[str, ...] = ()
