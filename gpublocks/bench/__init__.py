@@ -166,7 +166,7 @@ def run(
                 continue
             tell(case.name)
             try:
-                if case.group == "peers" and not floors:
+                if case.group != "promises" and not floors:
                     floors = _floors(Path(volumes), _QUICK_FLOOR_BYTES if quick else _FLOOR_BYTES)
                 results.append(measure(case, Path(volumes), rounds=rounds, stage=stage, tell=tell))
             except RuntimeError as error:

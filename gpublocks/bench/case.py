@@ -87,8 +87,8 @@ class Case:
         How often each way is measured, after a warm-up.
     setup : Way or None
         Is done once before.
-    group : {'promises', 'peers'}
-        Whether its figures are judged by bounds, or its ways are compared.
+    group : {'promises', 'peers', 'scaling'}
+        Whether its figures are judged by bounds, its ways are compared, or a model is fitted.
     needs : tuple of str
         Modules without which it cannot be measured.
     """
@@ -101,5 +101,5 @@ class Case:
     figures: tuple[Figure, ...]
     rounds: int
     setup: Way | None = None
-    group: Literal["promises", "peers"] = "promises"
+    group: Literal["promises", "peers", "scaling"] = "promises"
     needs: tuple[str, ...] = ()

@@ -16,6 +16,39 @@ from gpublocks.bench.works import (
 __all__ = ["first_call", "import_case", "planning", "tiny_call", "tiny_cells"]
 
 
+def recorded(cells: int, rounds: int) -> Case:
+    """Return the case of what recording costs."""
+    ways, figures = [], []
+    for executor, workers in (("serial", 1), ("processes", WORKERS)):
+        plain, told = [
+            Way(
+                f"{executor}{text}",
+                "gpublocks.bench.cells:HollowRun",
+                {
+                    "cells": cells,
+                    "executor": executor,
+                    "workers": workers,
+                    "function": "gpublocks.bench.cells:busy",
+                    "recorded": bool(text),
+                },
+            )
+            for text in ("", ", recorded")
+        ]
+        ways += [plain, told]
+        figures.append(
+            Figure(executor, "x", 1.02, told.name, compare="ratio", against=(plain.name,))
+        )
+    return Case(
+        "recording",
+        f"{cells} blocks that compute for 1 ms each: recorded, against not recorded",
+        {"cells": cells},
+        "the same run, not recorded",
+        tuple(ways),
+        tuple(figures),
+        rounds,
+    )
+
+
 _IMPORT = """\
 import time
 import numpy

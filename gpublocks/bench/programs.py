@@ -197,7 +197,8 @@ class Planning:
         self._found: Any = ()
 
     def prepare(self) -> None:
-        """Drop the last result."""
+        """Plan once, which imports what is imported late, and drop the result."""
+        self._plan()
         self._found = ()
 
     def act(self) -> dict[str, float]:

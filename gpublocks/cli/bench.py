@@ -12,6 +12,7 @@ from typing import Any
 
 from gpublocks import bench
 from gpublocks.bench.comparing import THRESHOLD
+from gpublocks.budget import parse_bytes
 from gpublocks.errors import PlanError, SinkError, SourceError
 
 __all__ = [
@@ -46,6 +47,7 @@ def add_commands(commands: Any) -> None:
     run.add_argument("--folder", type=Path, help="where the temporary volumes go (3 GB)")
     run.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
     run.add_argument("--plot", type=Path, metavar="PNG", help="picture of the cases with peers")
+    _add_scaling(commands)
     compare = commands.add_parser("compare", help="tell what got faster or slower")
     compare.add_argument("before", type=Path, help="JSON file of a run")
     compare.add_argument("after", type=Path, help="JSON file of another run")
@@ -57,6 +59,23 @@ def add_commands(commands: Any) -> None:
         help="the exit status is 1 if something takes more than X times as much, and its spread "
         "does not explain it (default: %(default)s)",
     )
+
+
+def _add_scaling(commands: Any) -> None:
+    scaling = commands.add_parser(
+        "scaling", help="measure time and memory against blocks and workers; predict a large volume"
+    )
+    add = scaling.add_argument
+    add("--quick", action="store_true", help="up to 50 000 blocks instead of a million")
+    add("--volume", type=_bytes, default="10TB", metavar="BYTES", help="(default: %(default)s)")
+    add("--nodes", type=positive, default=64, metavar="N", help="nodes (default: %(default)s)")
+    add("--gpus", type=positive, default=8, metavar="N", help="of a node (default: %(default)s)")
+    add("--gpu-block", type=positive, default=512, metavar="N", help="side (default: %(default)s)")
+    add("--gpu-voxels-per-second", type=_rate, metavar="X", help="that one GPU computes")
+    add("--gpu-link", type=_bytes, metavar="BYTES", help="to one GPU, and back, in a second: 25GB")
+    add("--storage", type=_bytes, metavar="BYTES", help="that a node moves in a second, as 3GB")
+    add("--folder", type=Path, help="where a temporary file goes, whose disk is measured")
+    add("-o", "--output", type=Path, help="JSON file for all measurements")
 
 
 def bench_installed(given: argparse.Namespace) -> int:
@@ -80,7 +99,38 @@ def do(given: argparse.Namespace, *, peers: "Sequence[bench.Peer]", facts: dict[
         return _compare(given)
     if given.task == "list":
         return _list(peers)
+    if given.task == "scaling":
+        return _scale(given, facts)
     return _run(given, peers, facts)
+
+
+def _scale(given: argparse.Namespace, facts: dict[str, Any]) -> int:
+    from gpublocks.bench.outlook import Stated, predict
+    from gpublocks.bench.outlook_tables import outlook_tables
+    from gpublocks.bench.scaling import scaling_case
+    from gpublocks.bench.tables import print_tables
+    from gpublocks.machine import cpu_count
+
+    check_output(given.output)
+    stated = Stated(
+        volume_bytes=given.volume,
+        gpus=given.gpus,
+        nodes=given.nodes,
+        gpu_block=given.gpu_block,
+        gpu_voxels_per_second=given.gpu_voxels_per_second,
+        link_per_second=given.gpu_link,
+        storage_per_second=given.storage,
+    )
+    case = scaling_case(quick=given.quick, workers=cpu_count())
+    results = bench.run([case], quick=given.quick, folder=given.folder, tell=teller())
+    (result,) = results["cases"]
+    if "error" in result:
+        print(f"failed: {result['error']}", file=sys.stderr)
+        return 1
+    results = {**facts, **results, "forecast": predict(results, stated)}
+    write_results(given.output, results)
+    print_tables(outlook_tables(results))
+    return 0
 
 
 def _list(peers: "Sequence[bench.Peer]") -> int:
@@ -215,3 +265,20 @@ def _ratio(text: str) -> float:
     if not 1 <= ratio < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return ratio
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return rate
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except PlanError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes such as 3GB") from None
