@@ -29,7 +29,7 @@ def make_cases(*, quick: bool) -> tuple[Case, ...]:
         tiny_call(3 if quick else 50),
         first_call(2 if quick else 11),
         tiny_cells(4 if quick else 16, 3 if quick else 9),
-        recorded(20 if quick else 1000, 3 if quick else 9),
+        recorded(20 if quick else 2000, 3 if quick else 9),
         against_serial(GAUSSIAN, shape, 3 if quick else 7),
         against_loops(MEDIAN, shape, quick, 3),
         against_loops(TOPHAT, shape, quick, 3 if quick else 5),

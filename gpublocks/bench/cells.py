@@ -1,6 +1,7 @@
 """Runs of many blocks over arrays that hold no voxels. Touches what an executor touches."""
 
 import os
+import sys
 import time
 from contextlib import nullcontext
 from math import prod
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpublocks.bench.effort import tree_seconds
 from gpublocks.bench.loading import load
 from gpublocks.block_processing import process
 from gpublocks.contracts import Array, CellDone, Event
@@ -91,9 +93,14 @@ class HollowRun:
     def act(self) -> dict[str, float]:
         """Do it, timed."""
         self._done = 0
+        watched = sys.platform == "linux"
+        before = tree_seconds(os.getpid()) if watched else 0.0
         begun = time.perf_counter()
         self._run(self._cells)
-        return {"seconds": time.perf_counter() - begun}
+        found = {"seconds": time.perf_counter() - begun}
+        if watched:
+            found["cpu_seconds"] = tree_seconds(os.getpid()) - before
+        return found
 
     def check(self) -> None:
         """Compare the number of blocks that were done.

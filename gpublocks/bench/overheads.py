@@ -35,9 +35,19 @@ def recorded(cells: int, rounds: int) -> Case:
             for text in ("", ", recorded")
         ]
         ways += [plain, told]
-        figures.append(
-            Figure(executor, "x", 1.02, told.name, compare="ratio", against=(plain.name,))
-        )
+        figures += [
+            Figure(
+                f"{executor}: processors",
+                "x",
+                1.02,
+                told.name,
+                "cpu_seconds",
+                "ratio",
+                (plain.name,),
+                "cpu_seconds",
+            ),
+            Figure(f"{executor}: time", "x", None, told.name, "seconds", "ratio", (plain.name,)),
+        ]
     return Case(
         "recording",
         f"{cells} blocks that compute for 1 ms each: recorded, against not recorded",
