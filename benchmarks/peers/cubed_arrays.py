@@ -1,4 +1,4 @@
-"""`cubed.map_overlap` in threads or processes. Touches files."""
+"""`cubed.map_overlap` in processes. Touches files."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,12 +34,12 @@ def map_overlap(
     image = cubed.from_zarr(source, spec=spec)
     result = open_array(sink, write=True)
     mapped = cubed.map_overlap(
-        partial(_within, function, tuple(halo), image.numblocks),
+        partial(_within, function, tuple(halo), image.chunks),
         image,
         dtype=result.dtype,
         chunks=image.chunks,
         depth=dict(enumerate(halo)),
-        boundary=0,
+        boundary="none",
     )
     cubed.store(mapped, result)
 
@@ -47,20 +47,16 @@ def map_overlap(
 def _within(
     function: Callable[[Any], Any],
     halo: Sequence[int],
-    counts: Sequence[int],
+    chunks: Sequence[Sequence[int]],
     image: Any,
     block_id: Sequence[int],
 ) -> Any:
-    """Call the function on a block without what was put around the volume, and crop its result.
-
-    Cubed can only continue an image by constants.
-    """
-    inside, crop = [], []
-    for around, count, place in zip(halo, counts, block_id, strict=True):
-        first, last = place == 0, place == count - 1
-        inside.append(slice(around if first else 0, -around if last and around else None))
-        crop.append(slice(0 if first else around, None if last or not around else -around))
-    return function(image[tuple(inside)])[tuple(crop)]
+    """Call the function on a chunk with its halo, and crop the result, which Cubed does not."""
+    crop = []
+    for around, lengths, place in zip(halo, chunks, block_id, strict=True):
+        lower = min(around, sum(lengths[:place]))
+        crop.append(slice(lower, lower + lengths[place]))
+    return function(image)[tuple(crop)]
 
 
 def stored_block(function: Any, source: str, sink: str, **others: Any) -> tuple[int, ...]:
