@@ -167,6 +167,19 @@ def test_ways_take_turns_after_a_checked_warm_up(tmp_path: Path) -> None:
     assert [name for name, do in rounds if do == "act"] == list("abbaab")
 
 
+def test_what_is_measured_once_is_compared_with_its_round(tmp_path: Path) -> None:
+    ways = [
+        replace(counting("a", 4.0), fresh=True),
+        replace(counting("slow", 9.0), fresh=True, once=True),
+    ]
+    raw = measured(ways, tmp_path, rounds=2)
+    assert [len(raw[name]["seconds"]) for name in ("a", "slow")] == [2, 1]
+    figure = Figure("it", "x", None, "a", compare="ratio", against=("slow",))
+    assert judge(figure, raw).median == 0.5
+    back = Figure("it", "x", None, "slow", compare="ratio", against=("a",))
+    assert judge(back, raw).median == 2.0
+
+
 def test_only_the_best_rivals_are_repeated(tmp_path: Path) -> None:
     ways = [counting("ours", 50.0), counting("slow", 9.0, "loop"), counting("fast", 5.0, "loop")]
     assert list(measured(ways, tmp_path, rounds=1)) == ["ours", "fast"]

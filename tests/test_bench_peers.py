@@ -50,8 +50,8 @@ def small(case: Case) -> Case:
     setup = case.setup
     assert setup is not None
     text = json.dumps([setup.options, [way.options for way in case.ways]])
-    text = text.replace("128x128x128", "x".join(map(str, SHAPE))).replace(
-        "[128, 128, 128]", str(list(SHAPE))
+    text = text.replace("128x192x256", "x".join(map(str, SHAPE))).replace(
+        "[128, 192, 256]", str(list(SHAPE))
     )
     first, others = json.loads(text)
     ways = [

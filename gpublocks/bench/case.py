@@ -57,6 +57,8 @@ class Way:
         Modules that such a process may have imported before.
     may_fail : bool
         Whether the others are measured even if it fails.
+    once : bool
+        Whether it is only measured in the first round.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Way:
     fresh: bool = False
     imports: tuple[str, ...] = ()
     may_fail: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

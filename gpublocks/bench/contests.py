@@ -47,7 +47,8 @@ class Peer:
         Whether it takes part where time is short.
     warm : bool
         Whether a call leaves anything that makes the next one faster, so that a tiny one is made
-        before each measurement.
+        before each measurement. One that starts anew each time takes seconds for any volume, and
+        is measured once where time is short.
     """
 
     name: str
@@ -68,11 +69,12 @@ PEERS = (
 
 _OPENING = replace(TOPHAT, name="tophat", kwargs={"size": 5}, halo=(4, 4, 4))
 _SIZES: tuple[tuple[Work, Mapping[str, tuple[int, ...]]], ...] = (
-    (GAUSSIAN, {"small": (128, 128, 128), "large": (256, 384, 384)}),
+    (GAUSSIAN, {"small": (128, 192, 256), "large": (256, 384, 384)}),
     (MEDIAN, {"small": (96, 96, 96), "large": (192, 256, 256)}),
-    (_OPENING, {"small": (128, 128, 128), "large": (256, 384, 384)}),
+    (_OPENING, {"small": (128, 192, 256), "large": (256, 384, 384)}),
     (TIMES_TWO, {"small": (256, 256, 256), "large": (512, 512, 512)}),
 )
+_ROUNDS, _QUICK_ROUNDS = {"small": 5, "large": 3}, 2
 _QUICK = {".npy": ("gaussian", "median", "tophat", "times-two"), ".zarr": ("gaussian", "times-two")}
 
 
@@ -88,26 +90,30 @@ def contests(peers: Sequence[Peer], *, quick: bool, workers: int) -> tuple[Case,
     """
     cases = []
     for size in ("small",) if quick else ("small", "large"):
-        for suffix in (".npy", ".zarr"):
+        for suffix, short in _QUICK.items():
+            able = [peer for peer in peers if suffix in peer.suffixes and (peer.quick or not quick)]
             for work, shapes in _SIZES:
-                if quick and work.name not in _QUICK[suffix]:
-                    continue
-                taking = [
-                    peer for peer in peers if suffix in peer.suffixes and (peer.quick or not quick)
-                ]
-                rounds = 2 if quick else 5 if size == "small" else 3
-                cases.append(_contest(work, shapes[size], size, suffix, taking, workers, rounds))
+                if not quick or work.name in short:
+                    case = _contest(work, shapes[size], suffix, able, workers)
+                    cases.append(
+                        replace(
+                            case,
+                            name=f"{work.name}-{suffix[1:]}-{size}",
+                            rounds=_QUICK_ROUNDS if quick else _ROUNDS[size],
+                            ways=_once(case.ways, able) if quick else case.ways,
+                        )
+                    )
     return tuple(cases)
 
 
+def _once(ways: Sequence[Way], peers: Sequence[Peer]) -> tuple[Way, ...]:
+    """Return ways of which those that start anew each time are measured once."""
+    slow = [peer.name for peer in peers if not peer.warm]
+    return tuple(replace(way, once=way.name in slow) for way in ways)
+
+
 def _contest(
-    work: Work,
-    shape: tuple[int, ...],
-    size: str,
-    suffix: str,
-    peers: Sequence[Peer],
-    workers: int,
-    rounds: int,
+    work: Work, shape: tuple[int, ...], suffix: str, peers: Sequence[Peer], workers: int
 ) -> Case:
     ways = [
         _our_way(OURS, work, shape, suffix, {"processes": workers, "device": "cpu"}),
@@ -129,7 +135,7 @@ def _contest(
         for peer in peers
     ]
     return Case(
-        f"{work.name}-{suffix[1:]}-{size}",
+        work.name,
         f"{work.function.partition(':')[2]} from {suffix} to {suffix}",
         {
             "shape": shape,
@@ -142,7 +148,7 @@ def _contest(
         "the same function called on the whole array, voxel for voxel",
         tuple(ways),
         tuple(figures),
-        rounds,
+        1,
         _building(work, shape, suffix),
         group="peers",
         needs=("zarr",) if suffix == ".zarr" else (),

@@ -53,14 +53,17 @@ def judge(figure: Figure, raw: Raw) -> Outcome:
     """Return what measurements say of a figure.
 
     A ratio or difference is taken round by round, between measurements that were made one after
-    the other, so that whatever slows the machine for a while slows both.
+    the other, so that whatever slows the machine for a while slows both. Rounds in which only one
+    way was measured are left out.
     """
     values = raw[figure.way][figure.quantity]
     against = None
     if figure.compare != "value":
         present = [name for name in figure.against if name in raw]
         against = min(present, key=lambda name: median(raw[name][figure.against_quantity]))
-        values = paired(figure.compare, values, raw[against][figure.against_quantity])
+        others = raw[against][figure.against_quantity]
+        both = min(len(values), len(others))
+        values = paired(figure.compare, values[:both], others[:both])
     values = [figure.scale * value for value in values]
     middle = median(values)
     return Outcome(
