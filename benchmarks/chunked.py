@@ -1,7 +1,7 @@
 """``python -m benchmarks chunked``: a Gaussian from Zarr to Zarr. Touches files, processes.
 
 The whole job with two processes against its parts done alone by two threads: decoding with zarr,
-filtering in memory, encoding with zarr.
+filtering in memory, encoding with zarr. A source that counts tells what the job decodes.
 """
 
 import os
@@ -9,13 +9,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from gpublocks import plan, process
+from gpublocks import io, plan, process
+from gpublocks.formats.zarr.boxed import BoxedSource
+from gpublocks.formats.zarr.boxes import parts
+from gpublocks.geometry import Region
 from gpublocks.memory import Peak
 
 __all__ = ["as_text", "measure"]
@@ -25,6 +29,32 @@ _PLANE = 1024
 _WORKERS = 2
 _FILTERED = 128
 """Planes that one thread filters at once, where filtering is measured alone."""
+
+
+class _Counting(BoxedSource):
+    """Notes in a file how many voxels of chunks each read decodes, in whatever process."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, source: BoxedSource, counts: str) -> None:
+        super().__init__(source.store, source.name)
+        self._counts = counts
+
+    def read(self, region: Region, out: Any = None) -> Any:
+        unit = self.read_unit
+        voxels = 0
+        for index, _ in parts(region, unit):
+            sides = zip(index, unit, self.shape, strict=True)
+            voxels += prod(min(n, size - i * n) for i, n, size in sides)
+        descriptor = os.open(self._counts, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            os.write(descriptor, np.int64(voxels).tobytes())
+        finally:
+            os.close(descriptor)
+        return super().read(region, out)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Counting, (BoxedSource(self.store, self.name), self._counts)
 
 
 def measure(planes: int, folder: Path | None = None) -> dict[str, Any]:
@@ -43,10 +73,14 @@ def measure(planes: int, folder: Path | None = None) -> dict[str, Any]:
     try:
         source, sink = str(place / "source.zarr"), str(place / "sink.zarr")
         array = _volume(source, planes)
-        planned = plan(gaussian_filter, source, sink, sigma=2, halo=8, processes=_WORKERS)
+        counts = str(place / "counts")
+        counting = _Counting(cast(BoxedSource, io.zarr.Source(source)), counts)
+        planned = plan(gaussian_filter, counting, sink, sigma=2, halo=8, processes=_WORKERS)
         with Peak(os.getpid()) as peak:
             ours = _seconds(
-                lambda: process(gaussian_filter, source, sink, sigma=2, halo=8, processes=_WORKERS)
+                lambda: process(
+                    gaussian_filter, counting, sink, sigma=2, halo=8, processes=_WORKERS
+                )
             )
         slabs = range(0, planes, _SIDE)
         decode = _seconds(lambda: _all(lambda k: array[k : k + _SIDE], slabs))
@@ -62,6 +96,7 @@ def measure(planes: int, folder: Path | None = None) -> dict[str, Any]:
             "shape": [planes, _PLANE, _PLANE],
             "seconds": {"ours": ours, "decode": decode, "filter": filtered, "encode": encode},
             "ours_to_parts": ours / parts,
+            "decoded_to_array": int(np.fromfile(counts, np.int64).sum()) / array.size,
             "planned_decoded_to_array": planned.to_dict()["decoded"],
             "peak_bytes": peak.bytes,
             "planned_peak_bytes": planned.peak_bytes,
@@ -128,7 +163,8 @@ def as_text(found: dict[str, Any]) -> str:
         f"gaussian over {found['shape']} uint16, Zarr to Zarr: "
         f"{seconds['ours']:.1f} s; alone: {alone}\n"
         f"ratio to the sum of the parts {found['ours_to_parts']:.2f} (bound 1.10), "
-        f"planned to decode {found['planned_decoded_to_array']:.2f} of the array (bound 1.15)\n"
+        f"decoded {found['decoded_to_array']:.2f} of the array (bound 1.15), "
+        f"planned {found['planned_decoded_to_array']:.2f}\n"
         f"peak {found['peak_bytes'] / 1e6:.0f} MB, "
         f"planned {found['planned_peak_bytes'] / 1e6:.0f} MB"
     )

@@ -12,6 +12,7 @@ from gpublocks.errors import ArgumentTypeError
 __all__ = [
     "array_namespace",
     "as_array",
+    "fourier",
     "is_cupy_array",
     "is_device_array",
     "ndimage",
@@ -53,6 +54,18 @@ def ndimage(x: Any) -> ModuleType:
     """
     on_host = array_namespace(x) is np
     return import_module("scipy.ndimage" if on_host else "cupyx.scipy.ndimage")
+
+
+def fourier(x: Any) -> ModuleType:
+    """Return the module of Fourier transforms for an array: `scipy.fft` or `cupy.fft`.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If `x` is neither an `numpy.ndarray` nor a `cupy.ndarray`.
+    """
+    xp: Any = array_namespace(x)
+    return import_module("scipy.fft") if xp is np else xp.fft
 
 
 def is_device_array(x: Any) -> bool:

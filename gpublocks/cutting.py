@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 from gpublocks.budget import Budget, Need, Traffic
 from gpublocks.contracts import NewSink, Reach, Source
@@ -20,13 +21,14 @@ from gpublocks.sizing import (
 )
 from gpublocks.splitting import AxisSplit, as_count
 from gpublocks.storage import Pieces
-from gpublocks.task import Task, declared_dtype
+from gpublocks.task import Task, declared_dtype, described
 
 __all__ = [
     "CACHE_SHARE",
     "Units",
     "check_shapes",
     "cut",
+    "encoding_bytes",
     "layout_of",
     "need_of",
     "results_of",
@@ -69,7 +71,9 @@ def _offers(task: Task, results: Sequence[Volume]) -> list[Units]:
     New sinks take one step down from what they prefer at a time, all of them together.
     """
     offers = [
-        sink.units(result.shape, result.dtype) if isinstance(sink, NewSink) else [sink.unit]
+        described(sink, task.sources[0], result.shape).units(result.shape, result.dtype)
+        if isinstance(sink, NewSink)
+        else [sink.unit]
         for sink, result in zip(task.sinks, results_of(task, results), strict=True)
     ]
     steps = range(max(map(len, offers), default=1))
@@ -146,10 +150,29 @@ def layout_of(task: Task, results: Sequence[Volume], units: Units, budget: Budge
         bytes_per_voxel=sum(source.dtype.itemsize for source in task.sources)
         + need.per_voxel
         + staged,
-        fixed_bytes=need.fixed,
+        fixed_bytes=need.fixed + _coding_bytes(task, stored, units),
         stored=stored,
         cache_bytes=budget.host_bytes // CACHE_SHARE if kept else 0,
     )
+
+
+def encoding_bytes(task: Task, units: Units) -> int:
+    """Return what a worker takes to encode what it writes into sinks of these units.
+
+    Sinks that encode tell it by a method of this name, for a unit and the bytes of a voxel.
+    """
+    new = (task.dtype or task.sources[0].dtype).itemsize
+    most = 0
+    for sink, unit in zip(task.sinks, units, strict=True):
+        told: Any = getattr(sink, "encoding_bytes", None)
+        if told is not None:
+            most = max(most, told(unit, new if isinstance(sink, NewSink) else sink.dtype.itemsize))
+    return most
+
+
+def _coding_bytes(task: Task, stored: Sequence[Pieces], units: Units) -> int:
+    """Return about what a worker takes to decode and encode, whatever its blocks are."""
+    return max([encoding_bytes(task, units), *[2 * pieces.nbytes for pieces in stored]])
 
 
 def _all_have(task: Task, results: Sequence[Volume], axis: int) -> bool:

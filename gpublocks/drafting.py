@@ -18,6 +18,7 @@ from gpublocks.cutting import (
     Units,
     check_shapes,
     cut,
+    encoding_bytes,
     layout_of,
     need_of,
     results_of,
@@ -27,6 +28,7 @@ from gpublocks.cutting import (
 from gpublocks.errors import BudgetError, PlanError, SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
+from gpublocks.notice import warn_user
 from gpublocks.planning import Plan, Volume
 from gpublocks.sizing import device_cost, normalise_axes
 from gpublocks.storage import Usage
@@ -38,6 +40,8 @@ _SHARING_WORK = 100_000
 """Steps after which two views are taken to share memory (`numpy.shares_memory`); some 10 ms."""
 _SELDOM = 1.1
 """Pieces that are decoded so often on average are not kept for other blocks."""
+_OFTEN, _LONG_BYTES = 3, 10**10
+"""Pieces that are decoded so many times more than once, and so many bytes of them, are told of."""
 _WORTH_IT = 0.9
 """Part of the time that other blocks may take, since the first cell is computed anew for them."""
 
@@ -53,8 +57,25 @@ def plan_task(task: Task) -> Plan:
     choice = task.choice
     if choice.devices:
         budget = machine.device_budget(choice.devices, task.memory_bytes, task.device_bytes)
-        return _draft(task, budget, results_of(task))
-    return _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
+        plan = _draft(task, budget, results_of(task))
+    else:
+        plan = _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
+    _warn_of_decoding(plan)
+    return plan
+
+
+def _warn_of_decoding(plan: Plan) -> None:
+    """Warn if pieces are decoded so often that this will take longer than all else."""
+    stored = [source.pieces for source in plan.sources if source.pieces is not None]
+    again = (plan.decoded or 1) - 1
+    if again < _OFTEN or again * sum(prod(p.shape) * p.itemsize for p in stored) < _LONG_BYTES:
+        return
+    largest = max(stored, key=lambda pieces: pieces.nbytes)
+    warn_user(
+        f"each piece that the source is stored in (of {largest.unit} voxels) is decoded about "
+        f"{again + 1:.0f} times, for memory holds only {format_bytes(plan.cache_bytes)} of them; "
+        "give more memory, fewer processes or larger blocks, or convert it to smaller chunks first"
+    )
 
 
 def _draft(task: Task, budget: Budget, results: Sequence[Volume] = ()) -> Plan:
@@ -115,6 +136,7 @@ def _plan(task: Task, grid: Grid, budget: Budget, traffic: Traffic | None, units
         devices=task.choice.devices[: min(budget.workers, max(1, len(grid)))],
         traffic=traffic,
         units=units,
+        encoding_bytes=encoding_bytes(task, units),
         arrays=task.sources,
         mask=task.mask,
     )
@@ -131,7 +153,9 @@ def _with_caches(task: Task, plan: Plan) -> Plan:
     usages = [plan.usage(n) if task.loads_blocks else None for n in range(len(plan.sources))]
     useful = [_useful_bytes(usage, workers) for usage in usages]
     wanted = sum(useful)
-    room = max(0, min(limit // CACHE_SHARE, limit - blocks, wanted))
+    # What blocks leave is not all for pieces: what a function takes may be a guess.
+    most = max(limit // CACHE_SHARE, (limit - blocks) // 2)
+    room = max(0, min(most, limit - blocks, wanted))
     shares = [nbytes * room // max(1, wanted) for nbytes in useful]
     # One that has no room for a piece is of no use.
     caches = [
@@ -187,7 +211,8 @@ def _within_budget(task: Task, plan: Plan) -> Plan:
     raise BudgetError(
         f"one block of {plan.grid.largest} voxels needs {format_bytes(needed)} (block "
         f"{format_bytes(plan.block_bytes)} + function {plan.need.per_voxel:g} B per voxel"
-        f"{' + staging' if plan.staging_bytes else ''}), but {plan.budget.reason} leaves "
+        f"{' + staging' if plan.staging_bytes else ''}"
+        f"{' + coding' if plan.coding_bytes else ''}), but {plan.budget.reason} leaves "
         f"{format_bytes(limit)}; {_advice(task, plan)}"
     )
 
@@ -236,7 +261,8 @@ def _room(plan: Plan) -> float:
     """Return the part of a block for which there is memory."""
     fixed, host_bytes = plan.need.fixed, plan.budget.host_bytes
     if plan.traffic is None:
-        return (host_bytes - fixed) / (plan.worker_bytes - fixed)
+        fixed += plan.coding_bytes
+        return max(0.0, host_bytes - fixed) / (plan.worker_bytes - fixed)
     on_device = ((plan.budget.device_bytes or 0) - fixed) / (plan.device_peak_bytes - fixed)
     return min(on_device, host_bytes / plan.worker_bytes)
 
@@ -246,6 +272,8 @@ def _advice(task: Task, plan: Plan) -> str:
     first, largest = task.sources[0], plan.grid.largest
     if task.automatic:
         return "use a smaller overlap or more memory"
+    if plan.traffic is None and plan.coding_bytes >= plan.budget.host_bytes:
+        return "pieces that are coded as one are too large for that: use more memory"
     axes = normalise_axes(task.axes, len(first.shape), first.order, first.unit)
     room = _room(plan)
     for axis in sorted(axes, key=lambda axis: -largest[axis]):

@@ -30,6 +30,7 @@ __all__ = [
     "SourceError",
     "WorkerDiedError",
     "chain_of",
+    "line_of",
     "text_of",
 ]
 
@@ -112,3 +113,8 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return ""
+
+
+def line_of(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type."""
+    return text_of(error).strip().partition("\n")[0] or type(error).__name__

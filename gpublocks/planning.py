@@ -85,6 +85,8 @@ class Plan:
     caches : tuple of int
         Bytes for decoded pieces of each source, which are kept until all blocks that need them
         have read them; 0 for one that is read directly.
+    encoding_bytes : int
+        What a worker takes to encode what it writes, beside the block.
     advice : str
         How the function would better be run, if it would.
     arrays : tuple of Source
@@ -108,6 +110,7 @@ class Plan:
     traffic: Traffic | None = None
     units: tuple[tuple[int, ...], ...] = ()
     caches: tuple[int, ...] = ()
+    encoding_bytes: int = 0
     advice: str = ""
     arrays: tuple[Source, ...] = field(default=(), compare=False, repr=False)
     mask: Mask | None = field(default=None, compare=False, repr=False)
@@ -129,11 +132,18 @@ class Plan:
         return sum(2 * array.block_bytes(self.grid) for array in arrays if array.staged)
 
     @property
+    def coding_bytes(self) -> int:
+        """Bytes that one worker takes to decode what it reads, or to encode what it writes."""
+        stored = [source.pieces for source in self.sources if source.pieces is not None]
+        return max([self.encoding_bytes, *[2 * pieces.nbytes for pieces in stored]])
+
+    @property
     def worker_bytes(self) -> int:
         """Predicted bytes in flight on the host for one worker; for a device page-locked ones."""
         if self.traffic is not None:
             return self.traffic.pinned_bytes(self.voxels)
-        return self.block_bytes + self.need.of(self.voxels) + self.staging_bytes
+        block_bytes = self.block_bytes + self.need.of(self.voxels)
+        return block_bytes + self.staging_bytes + self.coding_bytes
 
     @property
     def cache_bytes(self) -> int:
@@ -229,6 +239,7 @@ class Plan:
             "need_fixed": self.need.fixed,
             "need_origin": self.need.origin,
             "staging_bytes": self.staging_bytes,
+            "coding_bytes": self.coding_bytes,
             "cache_bytes": self.cache_bytes,
             "decoded": self.decoded,
             "units": [list(unit) for unit in self.units],
@@ -283,6 +294,8 @@ class Plan:
         )
         if self.staging_bytes:
             formula += f" + staging {format_bytes(self.staging_bytes)}"
+        if self.coding_bytes:
+            formula += f" + coding {format_bytes(self.coding_bytes)}"
         formula += f"){self._kept_pieces()}"
         kept = f"a worker is held at {format_bytes(self.worker_limit_bytes)}"
         kept = kept if self.enforced else "not enforced"

@@ -1,23 +1,23 @@
 """Shapes, types and write units of results, known before or after the first cell. Pure."""
 
-from dataclasses import replace
 from typing import Any
 
-from gpublocks.contracts import CellDone, DType, NewSink, Sink, Source
+from gpublocks.contracts import CellDone, DType, NewSink, Sink
 from gpublocks.errors import SinkError
 from gpublocks.geometry import Cell
 from gpublocks.grid import Grid
+from gpublocks.notice import warn_user
 from gpublocks.planning import Plan
 from gpublocks.task import Task, declared_dtype
 
 __all__ = [
     "Result",
     "check_unit",
-    "described",
     "found_results",
     "known_results",
     "like_source",
     "unit_of",
+    "warn_of_axes",
 ]
 
 Result = tuple[tuple[int, ...], DType]
@@ -55,16 +55,18 @@ def like_source(task: Task) -> Result:
     return task.sources[0].shape, task.sources[0].dtype
 
 
-def described(sink: NewSink, source: Source, shape: tuple[int, ...]) -> NewSink:
-    """Return a new sink with what a source tells of its voxels, if it has a place for that.
-
-    That is an attribute ``metadata``, which is None where the user has told nothing.
-    """
-    told = getattr(source, "metadata", None)
-    if not told or len(shape) != len(source.shape) or getattr(sink, "metadata", told) is not None:
-        return sink
+def warn_of_axes(sink: NewSink) -> None:
+    """Warn if a new sink will call axes other than the source does, of which it was told."""
+    names = (getattr(sink, "metadata", None) or {}).get("axes", ())
     given: Any = sink
-    return replace(given, metadata=told)  # type: ignore[no-any-return]
+    axes = given.arrangement(names) if getattr(sink, "has_fixed_axes", False) else None
+    if axes is not None:
+        called = ", ".join([names[axis] for axis in axes])
+        warn_user(
+            f"{sink.location} calls its axes {called}, and those of the source are "
+            f"{', '.join(names)}: give the function's result transposed, or a source that is "
+            f"io.permuted.Permuted(source, {axes})"
+        )
 
 
 def unit_of(

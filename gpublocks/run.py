@@ -33,14 +33,14 @@ from gpublocks.planning import Plan
 from gpublocks.results import (
     Result,
     check_unit,
-    described,
     found_results,
     known_results,
     like_source,
     unit_of,
+    warn_of_axes,
 )
 from gpublocks.running import EventRun
-from gpublocks.task import Task
+from gpublocks.task import Task, described
 from gpublocks.telling import forward_output
 from gpublocks.trial import Trial
 
@@ -81,7 +81,7 @@ class TaskRun:
         self._under_way: Run | None = None
         self._done = 0
         self._take = take
-        self._give: Callable[[Cell, Any], None] = self._hold
+        self._give: Callable[[Cell, Any], None] | None = None
 
     @property
     def count(self) -> int:
@@ -102,6 +102,8 @@ class TaskRun:
             yield from self._cells(run, created)
             if not run.cancelled:
                 self._verify_sources()
+                for sink in self._existing(created):
+                    sink.sync()
                 while created:
                     created[0].sync()
                     created[0].finish()
@@ -196,14 +198,15 @@ class TaskRun:
         if isinstance(event, CellDone):
             self._done += 1
             if self.task.return_result:
-                self._give(event.cell, event.value)
+                self._hold(event.cell, event.value)
 
     def _hold(self, cell: Cell, value: Any) -> None:
         if self._take is None:
             self.values[cell.number] = value
             return
-        # By now it is settled which cells there are.
-        self._give = in_order(cells_of(self.task, self.plan.grid), self._take)
+        if self._give is None:
+            # By now it is settled which cells there are.
+            self._give = in_order(cells_of(self.task, self.plan.grid), self._take)
         self._give(cell, value)
 
     def _create(self, created: list[Sink], results: list[Result]) -> None:
@@ -212,11 +215,17 @@ class TaskRun:
         grid, order = self.plan.grid, self.task.sources[0].order
         for sink, result, planned in zip(self.task.sinks, results, self.plan.units, strict=True):
             if not isinstance(sink, NewSink):
+                reserve = getattr(sink, "reserve", None)
+                if reserve is not None:
+                    reserve()
                 opened.append(sink)
                 continue
             shape, dtype = result[0], self.task.dtype or result[1]
+            told = described(sink, self.task.sources[0], shape)
+            if told is not sink:
+                warn_of_axes(told)
+            sink = told
             unit = unit_of(sink, shape, dtype, planned, grid)
-            sink = described(sink, self.task.sources[0], shape)
             new = sink.create(shape, dtype, order, unit=unit)
             created.append(new)
             opened.append(new)
@@ -231,9 +240,12 @@ class TaskRun:
             if verify is not None and source.extent and source.extent.store not in written:
                 verify()
 
+    def _existing(self, created: list[Sink]) -> list[Sink]:
+        return [sink for sink in self.sinks if all(sink is not new for new in created)]
+
     def _fill(self, created: list[Sink]) -> None:
         """Write zeros where a mask skips cells; new sinks hold zeros from the start."""
-        existing = [sink for sink in self.sinks if all(sink is not new for new in created)]
+        existing = self._existing(created)
         if existing:
             for cell in cells_of(self.task, self.plan.grid, inside=False):
                 for sink in existing:

@@ -25,10 +25,10 @@ class EventRun:
     def __init__(
         self,
         drive: Callable[["EventRun"], Generator[Event, None, None]],
-        stop: Callable[[], None] = lambda: None,
+        stop: Callable[[], None] | None = None,
     ) -> None:
         self._drive = drive
-        self._stop = stop
+        self._stop = stop or _nothing
         self._cancelled = threading.Event()
         self._ended = threading.Event()
         self._consumer: int | None = None
@@ -48,6 +48,8 @@ class EventRun:
                         raise event.error
         finally:
             self._ended.set()
+            # Whoever made this run holds it as well, and with that its arrays.
+            self._drive, self._stop = _no_events, _nothing
         if self.cancelled:
             raise RunCancelledError("the run was cancelled")
 
@@ -63,3 +65,11 @@ class EventRun:
             self.cancel()
         if wait and self._consumer not in (None, threading.get_ident()):
             self._ended.wait()
+
+
+def _no_events(run: EventRun) -> Generator[Event, None, None]:
+    yield from ()
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -134,10 +134,37 @@ def _split(size: int, unit: int, label: str, parameters: dict[str, Any]) -> Axis
         return aligned(split, unit, size_max, label)
     plain = {**parameters, "optimization": False}
     try:
-        return aligned(split_axis(size, label=label, **plain), unit, size_max, label)
+        return _of_units(size, unit, label, plain)
     except PlanError as error:
         fitting = " or ".join(map(str, _aligned_sizes(size, unit, plain)))
         raise PlanError(f"{error}; use a size_max of {fitting}") from None
+
+
+def _of_units(size: int, unit: int, label: str, parameters: dict[str, Any]) -> AxisSplit:
+    """Split an axis, valid borders on units: in blocks of equal lengths, or of as many units.
+
+    Raises
+    ------
+    PlanError
+        If neither can be.
+    """
+    size_max, size_min = parameters["size_max"], parameters["size_min"]
+    split = split_axis(size, label=label, **parameters)
+    try:
+        return aligned(split, unit, size_max, label)
+    except PlanError:
+        overlap = split.overlap
+        most = (min(size_max or size, size) - overlap) // unit
+        if most < 1 or size_min == "fixed" or parameters["multiple_of"] is not None:
+            raise
+        # As if the last unit were whole: else so many blocks as there are units would not fit.
+        units = -(-size // unit)
+        whole = replace(even_split(units * unit, -(-units // most), overlap), size=size)
+        if whole.width < (size_min or 1):
+            raise
+        with suppress(PlanError):
+            return aligned(whole, unit, size_max, label)
+        raise
 
 
 def _aligned_sizes(size: int, unit: int, parameters: dict[str, Any]) -> list[int]:
@@ -148,7 +175,7 @@ def _aligned_sizes(size: int, unit: int, parameters: dict[str, Any]) -> list[int
 
     def fits(size_max: int) -> bool:
         with suppress(PlanError):
-            aligned(split_axis(size, **{**parameters, "size_max": size_max}), unit, size_max)
+            _of_units(size, unit, "", {**parameters, "size_max": size_max})
             return True
         return False
 

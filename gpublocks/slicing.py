@@ -71,10 +71,13 @@ def unpack_slicing(slicing: Any, ndim: int) -> Slicing:
         raise IndexError(f"{given} indices for an array of {ndim} axes; give at most {ndim}")
     gap = gaps[0] if gaps else len(parts)
     left, right = parts[:gap], parts[gap + 1 :]
-    unpacked = (*left, *(slice(None),) * (ndim - given), *right)
-    indices = tuple([part if type(part) is slice else _as_index(part) for part in unpacked])
-    _check_positions(indices)
-    return indices
+    first, last = (
+        [part if type(part) is slice else _as_index(part) for part in side]
+        for side in (left, right)
+    )
+    # To NumPy an Ellipsis stands between two indices even where it stands for no axis.
+    _check_positions([*first, *[slice(None)] * max(ndim - given, len(gaps)), *last])
+    return (*first, *(slice(None),) * (ndim - given), *last)
 
 
 def sliced_shape(slicing: Any, shape: Sequence[int]) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,15 @@ from gpublocks.job import FunctionType
 from gpublocks.masking import Mask
 from gpublocks.sizing import Sizes
 
-__all__ = ["Choice", "Task", "check_function", "check_periodic", "declared_dtype", "name_of"]
+__all__ = [
+    "Choice",
+    "Task",
+    "check_function",
+    "check_periodic",
+    "declared_dtype",
+    "described",
+    "name_of",
+]
 
 _LIBRARIES = ("scipy", "skimage", "cupyx", "cucim")
 """Where a keyword ``mode`` says what lies beyond the border."""
@@ -120,6 +128,19 @@ class Task:
         in_memory = self.as_memory and not self.neighbours
         known = self.choice.name in ("serial", "threads", "processes", "cuda")
         return known and (in_memory or self.function_type == "array")
+
+
+def described(sink: NewSink, source: Source, shape: tuple[int, ...]) -> NewSink:
+    """Return a new sink with what a source tells of its voxels, if it has a place for that.
+
+    That is an attribute ``metadata``, which is None where the user has told nothing. It gets no
+    ``scaling``: results need not mean what the voxels did that they were made of.
+    """
+    told = {k: v for k, v in getattr(source, "metadata", {}).items() if k != "scaling"}
+    if not told or len(shape) != len(source.shape) or getattr(sink, "metadata", told) is not None:
+        return sink
+    given: Any = sink
+    return replace(given, metadata=told)  # type: ignore[no-any-return]
 
 
 def declared_dtype(task: Task) -> DType | None:

@@ -1,7 +1,9 @@
 """What all tests share: the executors, and an end to tests that hang."""
 
 import faulthandler
+import gc
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -28,10 +30,21 @@ settings.register_profile(
 settings.load_profile("gpublocks")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return 2 for whole folders; chosen tests are over before another process would begin."""
+    chosen = config.option.keyword or config.option.markexpr
+    return 2 if not chosen and all(map(os.path.isdir, config.args)) else 0
+
+
 def pytest_configure() -> None:
     # Standard error is captured while a test runs, and what is captured is lost in the exit.
     global _stderr
     _stderr = os.dup(2)
+    # Shells start what runs in the background with interrupts ignored, and programs hand that on to
+    # those that they start: to those, too, that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
@@ -39,6 +52,10 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # Modules and tests stay to the end: collecting garbage, as devices do to find memory, need not
+    # look through millions of their objects each time.
+    gc.collect()
+    gc.freeze()
     # CUDA reads which GPUs are hidden when it starts, which must not be in a test that hides all.
     if any(item.get_closest_marker("gpu") for item in session.items):
         _trouble_with_gpus()

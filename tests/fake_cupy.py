@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 from host_kernels import HostKernel
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
@@ -611,8 +612,7 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         return self._view(found) if np.shares_memory(found, self._host) else _new(found)
 
     def clip(self, min: Any = None, max: Any = None, out: Any = None) -> "ndarray":
-        assert out is None
-        return _new(_operand(self).clip(min, max), "K")
+        return _out(_operand(self).clip(min, max), out)
 
     def repeat(self, repeats: int, axis: int | None = None) -> "ndarray":
         return _new(_operand(self).repeat(repeats, axis))
@@ -680,6 +680,29 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     return ndarray(shape, dtype, order=order)
 
 
+def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None) -> None:
+    state.asked("launchKernel", stream=get_current_stream().ptr)
+    np.copyto(dst._host, _operand(src), casting, where=True if where is None else _operand(where))
+
+
+def rfftn(a: ndarray, s: Any = None, axes: Any = None, norm: str | None = None) -> ndarray:
+    return _new(scipy.fft.rfftn(_operand(a), s, axes, norm))
+
+
+def irfftn(a: ndarray, s: Any = None, axes: Any = None, norm: str | None = None) -> ndarray:
+    return _new(scipy.fft.irfftn(_operand(a), s, axes, norm))
+
+
+def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> ndarray:
+    return _new(np.full(shape, fill_value, dtype, order), "K")
+
+
+def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    array = ndarray(shape, dtype, order=order)
+    array._host[...] = 0
+    return array
+
+
 def ascontiguousarray(a: ndarray, dtype: Any = None) -> ndarray:
     return a if a.flags.c_contiguous and dtype in (None, a.dtype) else _new(a._host, "C")
 
@@ -706,22 +729,42 @@ class RawKernel:
         self._kernel(grid, block, tuple(map(_operand, args)))
 
 
+def _out(result: Any, out: ndarray | None) -> ndarray:
+    """Return what a function gives, in a new array or in that of its argument `out`."""
+    found = _new(result, "K")
+    if out is None:
+        return found
+    out[...] = found
+    return out
+
+
 def _like(function: Callable[..., Any]) -> Callable[..., ndarray]:
     """Return CuPy's namesake of a function of NumPy's, which gives new arrays."""
 
     def on_device(*args: Any, out: ndarray | None = None, **kwargs: Any) -> ndarray:
-        result = _new(function(*map(_operand, args), **kwargs), "K")
-        if out is None:
-            return result
-        out[...] = result
-        return out
+        return _out(function(*map(_operand, args), **kwargs), out)
 
     if not isinstance(function, np.ufunc):
         functools.update_wrapper(on_device, function)
     return on_device
 
 
-ALIKE = ("isnan", "nan_to_num", "rint", "where")
+ALIKE = (
+    "conjugate",
+    "divide",
+    "greater",
+    "greater_equal",
+    "isfinite",
+    "isnan",
+    "maximum",
+    "minimum",
+    "nan_to_num",
+    "rint",
+    "roll",
+    "sqrt",
+    "subtract",
+    "where",
+)
 """Functions that take and give what those of NumPy do, but for where the voxels lie."""
 
 
@@ -794,13 +837,20 @@ def _module() -> Any:
         ascontiguousarray=ascontiguousarray,
         asnumpy=asnumpy,
         bincount=bincount,
+        copyto=copyto,
         cuda=cuda,
         empty=empty,
+        fft=SimpleNamespace(
+            config=SimpleNamespace(get_plan_cache=get_plan_cache),
+            irfftn=irfftn,
+            rfftn=rfftn,
+        ),
+        full=full,
         histogram=histogram,
         stack=stack,
-        fft=SimpleNamespace(config=SimpleNamespace(get_plan_cache=get_plan_cache)),
         get_default_memory_pool=get_default_memory_pool,
         ndarray=ndarray,
+        zeros=zeros,
     )
 
 

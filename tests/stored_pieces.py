@@ -25,7 +25,11 @@ from gpublocks.voxels import (
 
 
 class Folder:
-    """An array in a folder of .npy files, one for each piece; missing ones are zeros."""
+    """An array in a folder of files, one for each piece; missing ones are zeros.
+
+    They hold voxels only: `numpy.load` parses a header as Python, which threads of CPython 3.11 may
+    not do at once (python/cpython#106905).
+    """
 
     reach = Reach.MACHINE
     name = "Folder-Source"
@@ -50,7 +54,7 @@ class Folder:
         Path(path).mkdir(parents=True)
         folder = cls(path, array.shape, array.dtype, order, unit)
         for index, box in folder.pieces(Region.whole(array.shape), folder.unit):
-            np.save(folder.file(index), array[box.slices])
+            array[box.slices].tofile(folder.file(index))
         return folder
 
     @property
@@ -59,7 +63,14 @@ class Folder:
         return Extent(("file", status.st_dev, status.st_ino), 0, 1 << 62)
 
     def file(self, index):
-        return Path(self.location, f"{'.'.join(map(str, index))}.npy")
+        return Path(self.location, f"{'.'.join(map(str, index))}.voxels")
+
+    def piece(self, index, box):
+        """Return what is stored of a piece."""
+        path = self.file(index)
+        if not path.exists():
+            return np.zeros(box.shape, self.dtype)
+        return np.fromfile(path, self.dtype).reshape(box.shape)
 
     def pieces(self, region, unit):
         """Yield index and box of each piece that a region touches."""
@@ -91,8 +102,7 @@ class Folder:
             raise SourceError(f"region {region} leaves the folder")
         out = np.empty(region.shape, self.dtype, order=self.order) if out is None else out
         for index, box in self.pieces(region, self.unit):
-            path = self.file(index)
-            voxels = np.load(path) if path.exists() else np.zeros(box.shape, self.dtype)
+            voxels = self.piece(index, box)
             self.note("read", *index, voxels.size)
             put(out, region, voxels, box)
         return out
@@ -105,11 +115,10 @@ class Folder:
                 os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
             except FileExistsError:
                 self.note("clashes", *index)
-            path = self.file(index)
-            voxels = np.load(path) if path.exists() else np.zeros(box.shape, self.dtype)
+            voxels = self.piece(index, box)
             time.sleep(0.0005)
             put(voxels, box, array, region)
-            np.save(path, voxels)
+            voxels.tofile(self.file(index))
             self.note("written", *index)
             mark.unlink(missing_ok=True)
 

@@ -130,7 +130,7 @@ def test_new_and_old_sinks_at_one_place_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "given",
     [{"workspace": object()}, {"progress": 3}, {"memory": {"device": "banana"}}],
-    ids=str,
+    ids=lambda given: next(iter(given)),
 )
 def test_other_arguments_are_checked_before_any_work(given: dict[str, Any]) -> None:
     with pytest.raises((ArgumentTypeError, PlanError)):

@@ -31,11 +31,15 @@ FLOORS = [
         "deflating",
         "planes",
         "directories",
+        "declared",
         "metadata",
         "parameters",
         "borders",
+        "gaussians",
         "compiling",
         "memory",
+        "footprints",
+        "networks",
     },
     {
         "machine",
@@ -47,14 +51,21 @@ FLOORS = [
         "calibration",
         "segments",
         "bytecodecs",
+        "numberfilters",
         "confined",
         "ome",
         "pyramid",
         "viewing",
         "dtypes",
-        "engines",
+        "choice",
         "layouts",
         "launching",
+        "differences",
+        "sheets",
+        "storing",
+        "pieces",
+        "histograms",
+        "comparisons",
     },
     {
         "sharing",
@@ -66,6 +77,15 @@ FLOORS = [
         "zarr_nodes",
         "steps",
         "correlations",
+        "extremes",
+        "sums",
+        "shifted",
+        "bilaterals",
+        "ridge_measures",
+        "straight_lines",
+        "keys",
+        "counting",
+        "sorting",
     },
     {
         "packing",
@@ -77,12 +97,29 @@ FLOORS = [
         "filing",
         "paged",
         "boxes",
+        "levels",
         "correlating",
+        "shapes",
+        "windows",
+        "ranking",
+        "pointwise",
+        "denoising",
+        "deconvolution",
     },
-    {"stacks", "boxed", "zarr_layout", "smoothing"},
-    {"library"},
+    {
+        "stacks",
+        "boxed",
+        "zarr_layout",
+        "smoothing",
+        "footprint_extremes",
+        "ranks",
+        "derivatives",
+        "hessians",
+        "local",
+    },
+    {"library", "elements", "ridges", "lightsheets"},
     {"collecting", "spans", "grid", "io", "running", "flow", "workers", "masking", "sample"},
-    {"storage", "verdict", "picture"},
+    {"storage", "verdict", "picture", "morphology", "tophats", "masks"},
     {"plotting"},
     {"records"},
     {"timeline"},
@@ -116,22 +153,33 @@ ROOF = {"__init__", "__main__"}
 GUESTS = {
     "cupy": {"arrays", "gpus", "devices", "launching"},
     "cupyx": {"arrays", "devices"},
-    "numba": {"engines", "compiling"},
+    "numba": {"choice", "compiling"},
     "pynvml": {"gpus"},
     "psutil": {"gpus", "machine"},
     "matplotlib": {"picture", "plotting", "timeline", "charts"},
     "tqdm": {"telling"},
     "cloudpickle": {"wire"},
-    "scipy": {"arrays", "sample", "loops", "cells", "outlook", "cli", "correlating"},
+    "scipy": {
+        "arrays",
+        "sample",
+        "loops",
+        "cells",
+        "outlook",
+        "cli",
+        "correlating",
+        "deconvolution",
+        "ranking",
+    },
     "zarr": {"zarr_nodes", "opening"},
-    "numcodecs": {"bytecodecs"},
+    "numcodecs": {"bytecodecs", "numberfilters"},
     "google_crc32c": {"bytecodecs"},
     "h5py": {"datasets"},
     "tifffile": {"io"},
     "imagecodecs": {"io"},
     "nrrd": {"io"},
     "nibabel": {"io"},
-    "dask": set(),
+    "dask": {"io"},
+    "xarray": set(),
     "rich": {"tables"},
 }
 
@@ -142,15 +190,12 @@ AT_ONCE = {"sample", "compiling"}
 def room_of(parts: Sequence[str]) -> str:
     """Return the room of a module: its folder, but where that is a house of its own, itself."""
     if parts[0] == "bench":
-        return (
-            parts[1]
-            if (PACKAGE / "bench" / f"{parts[min(1, len(parts) - 1)]}.py").exists()
-            else "bench"
-        )
-    if parts[0] == "filters":
-        last = parts[min(2 if "compiled" in parts else 1, len(parts) - 1)]
+        module = PACKAGE.joinpath(*parts[:2]).with_suffix(".py")
         # Others are names that the door hands on.
-        return last if any(PACKAGE.glob(f"filters/**/{last}.py")) else "filters"
+        return parts[1] if module.exists() else "bench"
+    if parts[0] == "filters":
+        rooms = [part for part in parts if any(PACKAGE.glob(f"filters/**/{part}.py"))]
+        return rooms[0] if rooms else "filters"
     return parts[min(2, len(parts) - 1)] if parts[0] == "formats" else parts[0]
 
 

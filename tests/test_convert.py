@@ -1,6 +1,7 @@
 """The command `convert`: any format to any, its options, and what it refuses."""
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,11 @@ def test_voxels_go_through_all_formats(say: Say, voxels: Any) -> None:
     before = "a.npy"
     for path, options in CHAIN:
         need(path)
-        status, out, err = say(f"convert {before} {path} {options} --processes serial")
+        words = f"convert {before} {path} {options} --keep-axes --processes serial"
+        with warnings.catch_warnings():
+            # What it is called elsewhere.
+            warnings.filterwarnings("ignore", ".* calls its axes", RuntimeWarning)
+            status, out, err = say(words)
         assert (status, err) == (0, ""), path
         assert out.startswith("convert: ")
         assert out.endswith(f" -> {path}\n")
@@ -100,9 +105,54 @@ def test_axes_and_spacing_go_along(say: Say, voxels: Any) -> None:
     ):
         assert say(f"convert {before} {after} --processes serial")[0] == 0
         found: Any = io.as_source(after)
-        assert tuple(found.metadata["spacing"]) == (5.0, 2.0, 0.5), after
-        if after != "d.nii":
-            assert tuple(found.metadata["axes"]) == ("z", "y", "x"), after
+        forth = after != "d.nii"
+        assert tuple(found.metadata["spacing"])[:: 1 if forth else -1] == (5.0, 2.0, 0.5), after
+        assert "".join(found.metadata["axes"]) == ("zyx" if forth else "xyz"), after
+
+
+@pytest.mark.parametrize(
+    ("names", "path", "expected"),
+    [
+        ("xyz", "b.ome.tif", "zyx"),
+        ("xyz", "b.tif", "zyx"),
+        ("xyzt", "b.ome.tif", "tzyx"),
+        ("zyx", "b.nii.gz", "xyz"),
+        ("zyx", "b.mha", "xyz"),
+        ("tzcyx", "b.ome.zarr", "tczyx"),
+        ("tczyx", "b.tif", "tzcyx"),
+        ("yxc", "b.ome.zarr", "cyx"),
+        ("yxc", "b.tif", "yxc"),
+        ("yxc", "b.ome.tif", "yxc"),
+        ("zyx", "b.nrrd", "zyx"),
+        ("zyx", "b.zarr", "zyx"),
+        ("qyx", "b.nii", None),
+    ],
+)
+def test_axes_are_put_in_the_order_of_the_format(
+    say: Say, names: str, path: str, expected: str | None
+) -> None:
+    need(path)
+    pytest.importorskip("zarr")
+    lengths = {"t": 2, "c": 3, "z": 4, "y": 20, "x": 30, "q": 5}
+    shape = [lengths[name] for name in names]
+    voxels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    told = {"axes": tuple(names), "spacing": tuple([float(lengths[name]) for name in names])}
+    created: Any = io.zarr.Sink("x.zarr", metadata=told, chunks=7)
+    sink = created.create(tuple(shape), voxels.dtype, "C")
+    sink[:] = voxels
+    sink.finish()
+    status, _, err = say(f"convert x.zarr {path} --processes serial")
+    assert (status, err) == (0, "")
+    found: Any = io.as_source(path)
+    axes = [names.index(name) for name in expected or names]
+    assert np.array_equal(np.asarray(found), voxels.transpose(axes))
+    if expected is not None:
+        assert "".join(found.metadata["axes"]) == expected
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* calls its axes", RuntimeWarning)
+        say(f"convert x.zarr {path} --processes serial --keep-axes --overwrite")
+    if found.shape == tuple(shape):
+        assert np.array_equal(np.asarray(io.as_source(path)), voxels)
 
 
 def test_the_type_may_be_another(say: Say, voxels: Any) -> None:
@@ -115,6 +165,36 @@ def test_the_type_may_be_another(say: Say, voxels: Any) -> None:
     words = "convert a.npy b.npy --dtype uint8 --casting unsafe --processes serial"
     assert say(words)[0] == 0
     assert np.array_equal(np.load("b.npy"), voxels.astype(np.uint8))
+
+
+def test_a_file_without_a_header_is_described(say: Say, voxels: Any) -> None:
+    Path("x.raw").write_bytes(b"header" + voxels.astype(">u2").tobytes("F"))
+    shape = "--shape 7,11,13 --order F --offset 6"
+    assert say(f"convert x.raw a2.npy {shape} --source-dtype >u2 --processes serial")[0] == 0
+    assert np.array_equal(np.load("a2.npy"), voxels)
+    assert np.load("a2.npy").dtype == np.dtype(">u2")
+    voxels.tofile("y.bin")
+    assert say("convert y.bin b2.npy --shape 7,11,13 --dtype uint16 --processes serial")[0] == 0
+    assert np.array_equal(np.load("b2.npy"), voxels)
+    words = "--shape 7,11,13 --source-dtype uint16 --dtype float32 --processes serial"
+    assert say(f"convert y.bin c2.npy {words}")[0] == 0
+    assert np.load("c2.npy").dtype == np.float32
+    assert "blocks" in say("plan numpy:sqrt y.bin --shape 7,11,13 --dtype uint16 --halo 0")[1]
+
+
+def test_a_level_and_stored_voxels_are_chosen(say: Say, voxels: Any) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(voxels, np.eye(4))
+    image.header.set_slope_inter(2, 1)
+    nibabel.save(image, "x.nii")
+    status, _, err = say("convert x.nii y.npy --processes serial")
+    assert (status, "2.0 * voxel + 1.0" in err, "--as-stored" in err) == (2, True, True)
+    assert say("convert x.nii y.npy --as-stored --processes serial")[0] == 0
+    assert np.array_equal(np.load("y.npy"), nibabel.load("x.nii").dataobj.get_unscaled())
+    pytest.importorskip("zarr")
+    assert say("convert a.npy z.ome.zarr --levels 2 --processes serial")[0] == 0
+    assert say("convert z.ome.zarr w.npy --level 1 --processes serial")[0] == 0
+    assert np.load("w.npy").shape == (4, 6, 7)
 
 
 def test_what_exists_is_replaced_only_on_demand(say: Say, voxels: Any) -> None:
@@ -138,6 +218,7 @@ def test_what_exists_is_replaced_only_on_demand(say: Say, voxels: Any) -> None:
             "a.npy b.zarr --compression zlib",
             "which takes --chunks, --shards, --levels, --zarr-format, --method, --codec",
         ),
+        ("a.npy b.npy --shape 7,11,13", "--shape is not for .npy, which takes none of these"),
         ("a.npy b.npy --levels 2", "--levels is not for .npy, which takes none of these"),
         ("a.npy b.nii.gz --encoding gzip", "--encoding is not for .nii.gz"),
         ("a.npy b.zarr --chunks 4,x", "--chunks is '4,x'; give a number, or one for each axis"),

@@ -172,13 +172,13 @@ def test_processing_of_an_array(executor: str) -> None:
     assert np.all(fresh[:] == process_image(source))
 
 
-@pytest.mark.parametrize("how", ["script", "command"])
 @pytest.mark.parametrize(
-    ("program", "prints"),
+    ("how", "program", "prints"),
     [
-        pytest.param(SPLITTING, SPLITTING_PRINTS, id="splitting"),
-        pytest.param(PROCESSING, None, id="processing"),
-        pytest.param(FUNCTIONS, "3 False\n", id="functions"),
+        pytest.param("script", SPLITTING, SPLITTING_PRINTS, id="splitting"),
+        pytest.param("script", PROCESSING, None, id="processing"),
+        pytest.param("script", FUNCTIONS, "3 False\n", id="functions"),
+        pytest.param("command", FUNCTIONS, "3 False\n", id="functions of a command"),
     ],
 )
 def test_without_a_main_guard(how: str, program: str, prints: str | None, tmp_path: Path) -> None:
@@ -195,8 +195,10 @@ def test_without_a_main_guard(how: str, program: str, prints: str | None, tmp_pa
 
 
 def test_lines_of_the_example(tmp_path: Path) -> None:
-    lines = run("-c", PROCESSING, folder=tmp_path).stdout.splitlines()
+    ended = run("-c", PROCESSING, folder=tmp_path)
 
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = ended.stdout.splitlines()
     assert lines[0] == "Processing 5 blocks with function 'process_image'."
     assert lines[1] == "Processing block 0/5<(0, 0, 0)/(1, 1, 5)> (2, 3, 4)@(2, 3, 20)[(:,:,0:4)]"
     assert lines[2].startswith(f"{lines[1]}: elapsed time: 0:00:0")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpublocks.filters import launching
+from gpublocks.filters.engines import launching
 
 FOLDER = Path(launching.__file__).parent / "cuda"
 KERNELS = sorted(path.stem for path in FOLDER.glob("*.cu") if path.stem != "common")

@@ -4,6 +4,7 @@ import os
 import pickle
 import resource
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import gpublocks as gb
 from gpublocks import io
 from gpublocks.contracts import Extent, NewSink, Reach
 from gpublocks.errors import (
@@ -31,6 +33,7 @@ from tests.contracts.sources import (
     reference,
     start,
 )
+from tests.stored_pieces import Folder
 
 
 def saved(folder, array, name="x.npy"):
@@ -173,11 +176,64 @@ class Duck:
         self._array[slicing] = value
 
 
+class Forgetful(Duck):
+    """One that loses what another thread assigns at the same time, as those of graphs do."""
+
+    def __setitem__(self, slicing, value):
+        array = self._array.copy()
+        time.sleep(0.001)
+        array[slicing] = value
+        self._array = array
+
+
+def test_paths_may_be_bytes(tmp_path):
+    np.save(tmp_path / "x.npy", reference())
+    path = os.fsencode(tmp_path / "x.npy")
+    assert np.array_equal(io.as_source(path), reference())
+    assert io.as_sink(path).location == str(tmp_path / "x.npy")
+
+
 class TestDuck(SinkContract):
     name = "Duck-Source"
+    single_writer = True
 
     def make(self, array, folder):
         return io.as_source(Duck(array))
+
+    def test_has_one_writer(self, executor):
+        array = np.arange(4000.0).reshape(40, 100)
+        sink = Forgetful(np.zeros_like(array))
+        gb.process(np.negative, array, sink, size_max=2, executor=executor, processes=4)
+        assert np.array_equal(sink[:], -array)
+
+
+class TestPermuted(SourceContract):
+    name = "Permuted-Numpy-Source"
+
+    def make(self, array, folder):
+        return io.permuted.Permuted(io.as_source(array.transpose(2, 0, 1)), (1, 2, 0))
+
+    def test_says_what_it_is(self, source, expected, order):
+        assert (source.name, source.shape, source.order) == (self.name, expected.shape, order)
+
+    def test_pieces_and_metadata_have_the_same_order(self):
+        base = Folder("x", (5, 6, 7), "f4", "C", (2, 3, 7))
+        base.metadata = {"axes": ("z", "y", "x"), "directions": ((1,), (2,))}
+        source = io.permuted.Permuted(base, (2, 0, 1))
+        assert (source.shape, source.unit, source.read_unit) == ((7, 5, 6), (7, 2, 3), (7, 2, 3))
+        assert source.metadata == {"axes": ("x", "z", "y"), "directions": (None, (1,), (2,))}
+        with pytest.raises(PlanError, match="are not those of"):
+            io.permuted.Permuted(base, (0, 1, 1))
+
+
+class TestPermutedPieces(SourceContract):
+    name = "Permuted-Folder-Source"
+    reach = Reach.MACHINE
+
+    def make(self, array, folder):
+        order = "F" if array.flags.f_contiguous else "C"
+        base = Folder.of(folder / "x", array.T, (2, 3, 4), "C" if order == "F" else "F")
+        return io.permuted.Permuted(base, (2, 1, 0))
 
 
 class TestSlicedMemory(SinkContract):

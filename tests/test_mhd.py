@@ -16,7 +16,7 @@ from gpublocks.contracts import Reach
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.geometry import Region
 from tests.contracts.headed import FastestFirst, NewFileContract
-from tests.contracts.sources import SinkContract, reference
+from tests.contracts.sources import SinkContract, ends, reference, start
 
 # As SimpleITK 2.5 writes it.
 HEADER = """\
@@ -304,6 +304,77 @@ class TestMetadata:
                 path = tmp_path / f"{len(shape)}.{suffix}"
                 sink(path, metadata=told).create(shape, np.dtype("u1"), "C").finish()
                 assert io.as_source(path).shape == shape
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from gpublocks import io
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+overwrite, again = [word == "True" for word in sys.argv[2:]]
+
+def write(path, value, overwrite=False):
+    sink = io.mhd.Sink(path, overwrite=overwrite).create((5, 6, 7), np.dtype("f4"), "C")
+    sink[:] = value
+    sink.finish()
+
+def killed(path, left):
+    # Write 1 in another process, and kill that before it has done so many things to files.
+    if child := os.fork():
+        return os.waitpid(child, 0)[1] == signal.SIGKILL
+    def counted(call):
+        def counting(name, *args, **kwargs):
+            nonlocal left
+            if str(path)[:-4] in str(name):
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+            return call(name, *args, **kwargs)
+        return counting
+    os.open, os.unlink, os.replace = map(counted, (os.open, os.unlink, os.replace))
+    write(path, 1, overwrite)
+    os._exit(0)
+
+for steps in range(99):
+    folder = Path(sys.argv[1], str(steps))
+    folder.mkdir()
+    path = folder / "x.mhd"
+    if overwrite:
+        write(path, 7)
+    if again:
+        assert killed(path, 4)
+    over = not killed(path, steps)
+    assert not over or path.exists()
+    if path.exists():
+        assert set(np.unique(io.as_source(path))) == ({1} if over or not overwrite else {7})
+    write(path, 2, overwrite=overwrite or path.exists())
+    assert set(np.unique(io.as_source(path))) == {2}
+    assert {one.name for one in folder.iterdir()} == {"x.mhd", "x.raw"}
+    if over:
+        break
+assert steps > 5
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("again", [False, True], ids=["first", "after a killed one"])
+def test_runs_killed_at_any_step_leave_nothing_in_the_way(tmp_path, overwrite, again):
+    ends(start(KILLED, tmp_path, overwrite, again))
+
+
+def test_voxels_of_others_are_not_taken_for_left_behind(tmp_path):
+    (tmp_path / "x.raw").write_bytes(b"mine")
+    sink = io.mhd.Sink(tmp_path / "x.mhd", overwrite=True)
+    under_way = sink.create((5, 6, 7), np.dtype("f4"), "C")
+    with pytest.raises(SinkError, match=r"x\.raw exists"):
+        io.mhd.Sink(tmp_path / "x.mhd").check()
+    under_way.abort()
+    with pytest.raises(SinkError, match=r"x\.raw exists"):
+        io.mhd.Sink(tmp_path / "x.mhd").check()
+    assert (tmp_path / "x.raw").read_bytes() == b"mine"
 
 
 class TestItk:

@@ -1,6 +1,7 @@
 """OME-Zarr images: what they tell is read, written and carried over, and levels are right."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,9 +15,9 @@ from gpublocks import io
 from gpublocks.contracts import Reach
 from gpublocks.errors import PlanError, SinkError, SourceError
 from gpublocks.formats.files import metadata
-from gpublocks.formats.zarr import boxed, ome, pyramid
+from gpublocks.formats.zarr import boxes, ome, pyramid
 from gpublocks.geometry import Region
-from gpublocks.results import described
+from gpublocks.task import described
 from tests.contracts.sources import SourceContract, reference
 
 zarr = pytest.importorskip("zarr")
@@ -383,7 +384,7 @@ class TestImages:
         def full(*given):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(boxed, "coarser_tasks", full)
+        monkeypatch.setattr("gpublocks.formats.zarr.levels.coarser_tasks", full)
         with pytest.raises(SinkError, match=r"No space left .*kept in .*x\.zarr\.partial"):
             sink.finish()
         sink.abort()
@@ -419,6 +420,125 @@ class TestImages:
         source = io.as_source(tmp_path / "x.zarr")
         assert np.array_equal(np.asarray(source), reference())
         assert source.location == str(tmp_path / "x.zarr" / "0" / "0")
+
+
+@st.composite
+def images(draw):
+    """Return shape, options of a sink, and sizes of blocks, of which at least one axis is cut."""
+    ndim = draw(st.integers(2, 3))
+    shape = tuple(draw(st.lists(st.integers(1, 20), min_size=ndim, max_size=ndim)))
+    chunks = tuple(draw(st.lists(st.integers(1, 5), min_size=ndim, max_size=ndim)))
+    options = {
+        "chunks": chunks,
+        "levels": draw(st.integers(2, 4)),
+        "method": draw(st.sampled_from(["mean", "nearest"])),
+        "axes": draw(st.sampled_from([None, "tyx"][: ndim - 1])),
+    }
+    if draw(st.booleans()):
+        options["shards"] = tuple(n * draw(st.integers(1, 3)) for n in chunks)
+    return shape, options, draw(st.integers(1, 20))
+
+
+class TestLevelsOfBlocks:
+    @settings(max_examples=30)
+    @given(case=images(), order=st.sampled_from("CF"), dtype=st.sampled_from(["u1", "i8", "f4"]))
+    def test_they_are_those_of_the_whole(self, case, order, dtype, tmp_path_factory):
+        shape, options, size_max = case
+        path = tmp_path_factory.mktemp("run") / "x.ome.zarr"
+        array = np.random.default_rng(0).normal(0, 50, shape).astype("i1").astype(dtype, order)
+        sink = io.zarr.Sink(path, **options)
+        sizes = {"axes": "all", "size_max": size_max, "optimization": False}
+        try:
+            gb.plan(np.positive, array, sink, overlap=0, **sizes)
+        except PlanError:
+            # These sizes leave no room for units; without any there always are such blocks.
+            sizes = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(boxes.Store, "read", not_in(f"{path}.partial/0", boxes.Store.read))
+            gb.process(np.positive, array, sink, overlap=0, executor="serial", **sizes)
+        self.check(path, array, options)
+
+    def check(self, path, array, options):
+        told, levels = image(path)
+        halved = ome.spatial([axis["name"] for axis in told["axes"]])
+        for level in levels:
+            assert np.array_equal(level[...], array)
+            factors = pyramid.factors_of(array.shape, halved)
+            array = pyramid.shrunk(array, factors, options["method"])
+        assert {entry.name for entry in path.iterdir()} == {
+            "zarr.json",
+            *(str(number) for number in range(len(levels))),
+        }
+
+    def test_in_each_executor(self, tmp_path, executor):
+        array = np.random.default_rng(0).integers(0, 999, (21, 34, 17)).astype("u2")
+        options = {"chunks": 4, "levels": 3, "method": "mean"}
+        sink = io.zarr.Sink(tmp_path / "x.ome.zarr", **options)
+        gb.process(np.positive, array, sink, overlap=0, executor=executor, processes=2, size_max=8)
+        self.check(tmp_path / "x.ome.zarr", array, options)
+
+    @given(
+        order=st.sampled_from("CF"),
+        writes=st.lists(
+            st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=3, max_size=3),
+            min_size=1,
+            max_size=5,
+        ),
+    )
+    @settings(max_examples=15)
+    def test_of_any_regions(self, order, writes, tmp_path_factory):
+        path = tmp_path_factory.mktemp("run") / "x.ome.zarr"
+        options = {"chunks": (1, 3, 4), "levels": 3, "method": "mean"}
+        sink = io.zarr.Sink(path, **options).create((9, 9, 9), np.dtype("u2"), order)
+        expected = np.zeros((9, 9, 9), "u2")
+        for number, ranges in enumerate(writes, 1):
+            lo = [min(start, 8) for start, _ in ranges]
+            hi = [min(start + n, 9) for start, (_, n) in zip(lo, ranges, strict=True)]
+            region = Region(tuple(lo), tuple(hi))
+            voxels = np.arange(region.size, dtype="u2").reshape(region.shape) + 1000 * number
+            sink.write(region, voxels)
+            expected[region.slices] = voxels
+        sink.finish()
+        self.check(path, expected, options)
+
+    def test_blocks_are_cut_at_even_voxels(self, tmp_path):
+        sink = io.zarr.Sink(tmp_path / "x.zarr", levels=3, chunks=(1, 7, 4))
+        assert sink.units((9, 20, 20), np.dtype("u1")) == [(2, 14, 4)]
+        # Where there is no border, and along other axes, chunks do.
+        assert sink.units((9, 7, 20), np.dtype("u1")) == [(2, 7, 4)]
+        assert replace(sink, axes="tyx").units((9, 20, 20), np.dtype("u1")) == [(1, 14, 4)]
+        made = sink.create((9, 20, 20), np.dtype("u1"), "C")
+        assert (made.unit, made.store.unit) == ((2, 14, 4), (1, 7, 4))
+        made.abort()
+        array = np.zeros((9, 20, 20), "u1")
+        with pytest.raises(PlanError, match="use a size_max of 2"):
+            gb.process(np.positive, array, sink, size_max=1)
+        assert list(tmp_path.iterdir()) == []
+        gb.process(np.positive, array, sink, size_max=2)
+
+    def test_what_the_source_tells_of_axes_counts(self, tmp_path):
+        told = {"axes": ("t", "y", "x")}
+        written(tmp_path / "movie.ome.zarr", np.ones((5, 6, 7)), metadata=told)
+        sink = io.zarr.Sink(tmp_path / "x.zarr", levels=2, chunks=(1, 2, 2))
+        plan = gb.plan(np.positive, tmp_path / "movie.ome.zarr", sink, size_max=1)
+        assert plan.units == ((1, 2, 2),)
+
+    def test_room_for_the_second_level_is_asked_for(self, tmp_path):
+        huge = io.as_source(np.broadcast_to(np.zeros(1, "u1"), (1 << 16, 1 << 16, 1 << 16)))
+        sink = io.zarr.Sink(tmp_path / "x.zarr", levels=2)
+        with pytest.raises(SinkError, match=r"x\.zarr needs 35.2 TB"):
+            sink.create(huge.shape, huge.dtype, "C")
+        assert list(tmp_path.iterdir()) == []
+
+
+def not_in(path, read):
+    """Return how arrays are read, but for the one at a path."""
+
+    def checked(self, *args):
+        assert self.path != path, "a voxel was read back"
+        return read(self, *args)
+
+    return checked
 
 
 class TestCarriedOver:
@@ -482,11 +602,32 @@ class TestCarriedOver:
         plain = io.memmap.Sink(tmp_path / "y.npy")
         assert described(plain, told, (2, 8, 6, 4)) is plain
 
+    def test_what_voxels_meant_is_not_carried_over(self, tmp_path):
+        class Scaled:
+            shape, metadata = (4, 5), {"axes": ("y", "x"), "scaling": (2.0, 1.0)}
+
+        sink = io.zarr.Sink(tmp_path / "y.zarr")
+        assert described(sink, Scaled(), (4, 5)).metadata == {"axes": ("y", "x")}
+
     def test_plain_arrays_keep_names(self, source, tmp_path):
         gb.process(np.invert, source, tmp_path / "y.zarr", overlap=0, executor="serial")
         array = zarr.open_array(tmp_path / "y.zarr", mode="r")
         assert array.metadata.dimension_names == ("c", "z", "y", "x")
         assert io.as_source(tmp_path / "y.zarr").metadata == {"axes": ("c", "z", "y", "x")}
+
+    @pytest.mark.parametrize("name", ["x.nii", "x.mha", "x.ome.tif"])
+    def test_a_format_that_calls_axes_otherwise_says_so(self, tmp_path, name):
+        pytest.importorskip("nibabel" if name == "x.nii" else "tifffile")
+        names = "xyz" if name == "x.ome.tif" else "zyx"
+        written(tmp_path / "in.ome.zarr", reference(), axes=names)
+        source = tmp_path / "in.ome.zarr"
+        with pytest.warns(RuntimeWarning, match="calls its axes"):
+            gb.process(np.negative, source, tmp_path / name, overlap=0, executor="serial")
+        turned = io.permuted.Permuted(io.as_source(source), (2, 1, 0))
+        sink = {"x.nii": io.nifti, "x.mha": io.mhd, "x.ome.tif": io.tiff}[name].Sink
+        sink = sink(tmp_path / name, overwrite=True)
+        gb.process(np.negative, turned, sink, overlap=0, executor="serial")
+        assert np.array_equal(io.as_source(tmp_path / name), -reference().T)
 
     def test_between_formats(self, tmp_path):
         pytest.importorskip("nrrd")

@@ -34,7 +34,7 @@ SHAPE = (60, 5, 24)
 GRID = grid_of(SHAPE, (0, 2), 18, 4)
 
 STEADY = [(policy, count, 0) for policy in ("eager", "lazy") for count in (1, 2, 3)]
-RANDOM = [("random", 1 + seed % 3, seed) for seed in range(50)]
+RANDOM = [("random", 1 + seed % 3, seed) for seed in range(20)]
 
 
 def volume(order="C"):

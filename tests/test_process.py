@@ -1,6 +1,7 @@
 """What is promised of `process` and `plan`, one promise a section, the same in every executor."""
 
 import functools
+import gc
 import io as streams
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 import scipy.ndimage as ndi
 from hypothesis import given, settings
@@ -657,6 +659,31 @@ def test_dtype_of_new_sinks(run: Callable[..., Any], tmp_path: Path) -> None:
         found = result if sink is None else np.load(result)
         assert found.dtype == np.uint8
         assert np.array_equal(found, 2 * numbered(9))
+
+
+def test_files_are_let_go_when_it_returns(run: Callable[..., Any], tmp_path: Path) -> None:
+    """Those that are deleted then hold no room on the disk until the garbage is collected."""
+    np.save(tmp_path / "x.npy", numbered(9))
+    gc.disable()
+    try:
+        run(double, tmp_path / "x.npy", tmp_path / "y.npy", size_max=4)
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        mapped = [Path(f"/proc/{one.pid}/maps").read_text() for one in processes]
+        assert not [text for text in mapped if str(tmp_path) in text]
+    finally:
+        gc.enable()
+
+
+def test_existing_files_are_durable_when_it_returns(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", numbered(9))
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
+    )
+    run(double, numbered(9), tmp_path / "x.npy", size_max=4)
+    assert synced == [str(tmp_path / "x.npy")]
 
 
 def test_existing_sinks_cast_as_assignment_does(run: Callable[..., Any]) -> None:

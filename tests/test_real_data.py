@@ -53,7 +53,11 @@ def expected(head: Array) -> Callable[[str, Any], tuple[Array, Array]]:
     return both
 
 
-@pytest.mark.parametrize("stored", ["files", "memory"])
+@pytest.mark.parametrize(
+    ("executor", "stored"),
+    [("serial", "files"), ("threads", "memory"), ("processes", "files"), ("processes", "memory")],
+    indirect=["executor"],
+)
 @pytest.mark.parametrize("name", FILTERS)
 def test_the_head(
     executor: str,
@@ -97,9 +101,9 @@ def test_documented_sizes(executor: str, sizes: dict[str, int], head: Array) -> 
     assert np.array_equal(sink, ndi.gaussian_filter(source, 1))
 
 
-def test_many_heads(head: Array, tmp_path: Path) -> None:
-    """Eight heads in 278 MB, from file to file in processes and in memory with threads."""
-    source = np.tile(head.astype(np.float32), (2, 2, 2))
+def test_two_heads(head: Array, tmp_path: Path) -> None:
+    """Two heads in 69 MB, from file to file in processes and in memory with threads."""
+    source = np.tile(head.astype(np.float32), (1, 1, 2))
     path, target = tmp_path / "heads.npy", tmp_path / "result.npy"
     function, known = FILTERS["gaussian"]
     whole = function(source)
@@ -107,9 +111,7 @@ def test_many_heads(head: Array, tmp_path: Path) -> None:
 
     try:
         bp.process(function, path, target, processes=2, executor="processes", **known)
-        filtered = np.load(target, mmap_mode="r")
-        assert np.array_equal(filtered, whole)
-        del filtered
+        assert np.array_equal(np.load(target), whole)
         result = bp.process(function, source, processes=2, executor="threads", **known)
         assert np.array_equal(result, whole)
     finally:

@@ -143,6 +143,7 @@ def test_too_many_indices(slicing):
         ([0.5], "float64"),
         (([0], [1]), "2 index arrays"),
         (([0], slice(None), 1), "not next to it"),
+        ((0, [0], ..., 0), "not next to it"),
     ],
 )
 def test_what_is_no_slicing_is_refused(slicing, message):

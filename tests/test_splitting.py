@@ -17,7 +17,7 @@ from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.splitting import AxisSplit, aligned, as_count, even_split, split_axis
 
 sizes = st.integers(1, 150)
-many = settings(max_examples=700, deadline=None)
+many = settings(max_examples=300, deadline=None)
 
 
 def reference(

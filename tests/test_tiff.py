@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import product
 from typing import ClassVar
@@ -23,9 +24,11 @@ from gpublocks import io
 from gpublocks.contracts import Reach
 from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
 from gpublocks.formats.tiff import styles
+from gpublocks.formats.tiff.declared import declared_samples
 from gpublocks.formats.tiff.planes import Numbering, find_planes
 from gpublocks.formats.tiff.segments import Paging
 from gpublocks.geometry import Region
+from gpublocks.io import tiff
 from tests.contracts.headed import NewFileContract
 from tests.contracts.sources import (
     REGIONS,
@@ -438,9 +441,9 @@ class TestSinkOptions:
         monkeypatch.setattr(
             tifffile.TiffWriter, "write", lambda self, array, **k: write(self, array[:2], **k)
         )
-        with pytest.raises(SinkError, match=r"was read again.*are kept in .*voxels\.partial"):
+        with pytest.raises(SinkError, match=r"was read again.*are kept in .*voxels, for"):
             sink.finish()
-        assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+        assert [path.name for path in tmp_path.iterdir()] == ["x.tif.voxels"]
 
     def test_compressed_files_are_not_written_in_place(self, tmp_path):
         path = written(tmp_path / "x.tif", numbered(3, 4, 5), compression="zlib")
@@ -644,18 +647,31 @@ def test_only_what_a_region_touches_is_decoded(tmp_path):
         source.read(Region((4, 0, 0), (5, 1, 1)))
 
 
-def test_several_threads_decode(tmp_path, monkeypatch):
-    monkeypatch.setattr(tifffile.TIFF, "MAXWORKERS", 3)
+def test_a_plan_counts_what_is_decoded(tmp_path):
+    array = np.random.default_rng(0).integers(0, 99, (8, 256, 256)).astype("u2")
+    path = written(tmp_path / "x.tif", array, compression="zlib", rowsperstrip=128)
+    strip = 128 * 256 * 2
+    plan = gb.plan(np.negative, path, array, axes=0, size_max=1, executor="serial")
+    assert plan.coding_bytes == 2 * strip
+    planes = io.tiff.Sink(tmp_path / "planes/z<Z,1>.tif", compression="zlib")
+    plan = gb.plan(np.negative, array, planes, size_max=1, executor="serial")
+    assert plan.coding_bytes == 2 * 2 * strip
+
+
+def test_several_threads_read(tmp_path):
     array = np.random.default_rng(0).integers(0, 99, (3, 256, 256)).astype("u2")
     source = io.as_source(written(tmp_path / "x.tif", array, compression="zlib", rowsperstrip=128))
-    assert np.array_equal(source, array)
+    whole = Region.whole(array.shape)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(source.read, [whole] * 8):
+            assert np.array_equal(found, array)
     data = bytearray((tmp_path / "x.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "x.tif") as file:
         place = file.pages[2].dataoffsets[1]
     data[place : place + 50] = b"\xff" * 50
     (tmp_path / "x.tif").write_bytes(data)
     with pytest.raises(SourceError, match="segment 1 of page 2"):
-        io.as_source(tmp_path / "x.tif").read(Region.whole(array.shape))
+        io.as_source(tmp_path / "x.tif").read(whole)
 
 
 def test_tiles_that_were_not_written_are_empty(tmp_path):
@@ -967,6 +983,82 @@ def test_strips_that_are_bombs_or_garbage(tmp_path, compression):
         assert peak < 2_000_000 or compression == "png"
 
 
+IMAGES = ["jpeg", "jpeg2000", "webp", "jpegxl", "jpegxr", "png", "lerc", "jpeg_2000_lossy"]
+
+
+def stored_as(path, array, compression):
+    """Return the bytes of the only strip of an image, and the number of its codec."""
+    options = {"photometric": "rgb"} if array.shape[-1] in (3, 4) else {}
+    options |= {"extrasamples": ["unassalpha"]} if array.shape[-1] == 4 else {}
+    written(path, array, compression=compression, rowsperstrip=array.shape[0], **options)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        assert len(page.dataoffsets) == 1
+        data = path.read_bytes()[page.dataoffsets[0] :][: page.databytecounts[0]]
+        return data, int(page.compression)
+
+
+@pytest.mark.parametrize("compression", IMAGES)
+def test_images_tell_how_large_they_are(tmp_path, compression):
+    tried = 0
+    for shape, dtype, samples in product([(1, 5), (61, 97)], ["u1", "u2", "f4"], [1, 3, 4]):
+        array = (np.arange(np.prod(shape) * samples) % 99).reshape(*shape, samples).astype(dtype)
+        array = array[..., 0] if samples == 1 else array
+        try:
+            data, codec = stored_as(tmp_path / "x.tif", array, compression)
+        except (ValueError, TypeError):
+            continue
+        assert array.size <= declared_samples(data, codec) <= 5 * array.size
+        source = io.as_source(tmp_path / "x.tif")
+        assert source.read(Region.whole(array.shape)).shape == array.shape
+        tried += 1
+    assert tried > 1
+
+
+@pytest.mark.parametrize("compression", IMAGES)
+def test_images_that_are_bombs(tmp_path, compression):
+    """What an image claims to be is compared with the room for it before it is decoded."""
+    large = np.zeros((1000, 1000, 3) if compression == "webp" else (1000, 1000), "u1")
+    data, codec = stored_as(tmp_path / "large.tif", large, compression)
+    head = claims(100, 100, 100, codec, len(data))
+    (tmp_path / "x.tif").write_bytes(head[:200] + data)
+    with pytest.raises(SourceError, match=r"segment 0 of page 0 .* claims \d+ samples, and has"):
+        io.as_source(tmp_path / "x.tif").read(Region.whole((100, 100)))
+    for damaged in (data[:4], b"", bytes(range(256)) * 9, b"\xff" * 99):
+        with pytest.raises(ValueError, match="does not say how many samples"):
+            declared_samples(damaged, codec)
+
+
+@settings(max_examples=300)
+@given(codec=st.sampled_from([7, 33003, 34712, 34887, 34933, 34934, 50001, 50002]), data=st.data())
+def test_any_bytes_say_a_size_or_not(codec, data):
+    start = data.draw(st.sampled_from(BEGINNINGS))
+    with suppress(ValueError):
+        assert declared_samples(start + data.draw(st.binary(max_size=80)), codec) >= 0
+
+
+BEGINNINGS = [
+    b"",
+    b"\xff\xd8\xff",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\0jxlc\xff\x0a",
+    b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\0jp2c\xff\x4f\xff\x51",
+    b"\xff\x0a",
+    b"RIFF1234WEBPVP8X",
+    b"RIFF1234WEBPVP8 ",
+    b"II\xbc\x01\x08\0\0\0",
+    b"Lerc2 \4\0\0\0",
+    b"\x89PNG\r\n\x1a\n1234IHDR",
+]
+
+
+def test_images_that_move_are_none():
+    # 8 x 8 pixels; not all is default, there are extra fields, and an animation among them.
+    header = 1 | 1 << 6 | (1 << 1 | 1 << 7) << 9
+    with pytest.raises(ValueError, match="a preview or an animation"):
+        declared_samples(b"\xff\x0a" + header.to_bytes(20, "little"), 50002)
+
+
 def test_strips_of_too_many_bytes(tmp_path):
     (tmp_path / "x.tif").write_bytes(claims(10, 10, 10, 8, 2_000_000) + bytes(2_000_000))
     with pytest.raises(SourceError, match="2000000 bytes are too many"):
@@ -1015,6 +1107,46 @@ def test_nothing_is_printed(tmp_path):
 
 
 # --- other tools -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("name", ["x.ome.tif", "planes/z<Z,1>.ome.tif"])
+def test_what_ome_tiff_cannot_hold_is_known_before_all_blocks(tmp_path, compression, name):
+    for array in (numbered(4, 8, 8, dtype="i8"), numbered(4, 8, 8, dtype="f2")):
+        blocks = []
+
+        def note(block, blocks=blocks):
+            blocks.append(block)
+            return block
+
+        sink = io.tiff.Sink(tmp_path / name, compression=compression)
+        with pytest.raises(SinkError, match=r"OME-TIFF has no voxels of type (int64|float16)"):
+            gb.process(note, array, sink, size_max=1, overlap=0, executor="serial")
+        assert len(blocks) < 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_voxels_that_cannot_be_packed_are_kept_and_the_next_run_goes_on(tmp_path, monkeypatch):
+    sink = io.tiff.Sink(tmp_path / "x.tif", compression="zlib")
+    given = {"overlap": 0, "size_max": 2, "executor": "serial"}
+    with monkeypatch.context() as patch:
+        patch.setattr(tiff, "_save", fail_to_save)
+        with pytest.raises(
+            SinkError, match=r"in .*x\.tif\.voxels, for (io.raw.Source.*)$"
+        ) as caught:
+            gb.process(np.negative, STACK, sink, **given)
+    # As it is told there.
+    advice = str(caught.value).rpartition("for ")[2]
+    kept = eval(advice, {"io": io, "path": tmp_path / "x.tif.voxels"})
+    assert np.array_equal(kept, -STACK)
+    gb.process(np.negative, STACK, sink, **given)
+    assert np.array_equal(io.as_source(tmp_path / "x.tif"), -STACK)
+    assert np.array_equal(kept, -STACK)
+
+
+def fail_to_save(*_, **__):
+    """Stand for a library that finds something wrong with all voxels."""
+    raise ValueError("not like this")
 
 
 def tool(*command):

@@ -130,6 +130,22 @@ class TestOffers:
             gb.plan(np.negative, source, new, size_max=advised - 1, overlap=4)
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize(("length", "unit"), [(1000, 32), (100, 32), (1000, 1), (30, 30)])
+    @pytest.mark.parametrize("overlap", [0, 2, 7])
+    def test_sizes_of_whole_units_always_fit(self, tmp_path, length, unit, overlap):
+        new = NewFolder(str(tmp_path / "new"), [(unit,)])
+        for count in (1, 2, 4, 8):
+            size_max = count * unit + overlap
+            plan = gb.plan(
+                np.negative, numbers(length), new, size_max=size_max, overlap=overlap, processes=2
+            )
+            assert plan.grid.largest[0] <= max(size_max, unit)
+            assert len(plan.grid) <= -(-length // (count * unit)) + plan.budget.workers
+            for cell in plan.grid:
+                lo, hi = cell.valid[0]
+                assert lo % unit == 0
+                assert hi % unit == 0 or hi == length
+
     def test_two_new_sinks(self, tmp_path):
         offers = [(32, 8), (8, 8), (4, 8)], [(16, 8), (4, 8)]
         sinks = [NewFolder(str(tmp_path / name), o) for name, o in zip("ab", offers, strict=True)]

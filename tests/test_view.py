@@ -248,8 +248,7 @@ def test_a_level_of_a_pyramid_is_shown(say: Say) -> None:
     [
         ("-o nowhere/a.png", "no folder that can be written to"),
         ("-o .", "it is a folder"),
-        ("-o a.png --level 1", "--level is for OME-Zarr and TIFF files"),
-        ("-o a.png --level x", "--level is 'x'"),
+        ("-o a.png --level 1", "--level is not for .npy, which takes none of these"),
         ("-o a.png --channel 0", "there is no axis c"),
         ("-o a.png --index 3", "--index is '3'; give AXIS:N"),
         ("-o a.png --index z:-1", "--index is '-1'"),

@@ -1,7 +1,9 @@
 """Runs over Zarr arrays: no unit has two writers, and one that is killed leaves nothing half."""
 
+import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from scipy import ndimage
 import gpublocks as gb
 from gpublocks import io
 from gpublocks.errors import (
+    BudgetError,
     PlanError,
     SinkError,
     SourceError,
@@ -138,11 +141,13 @@ class TestThroughThePlanner:
             check_log(tmp_path / "log", (6,))
 
     @pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
-    @pytest.mark.parametrize("options", [{"chunks": 4}, {"chunks": 2, "shards": 4}])
-    def test_two_processes_lose_no_unit(self, tmp_path, options):
+    @pytest.mark.parametrize(
+        ("options", "side"), [({"chunks": 4}, 29), ({"chunks": 2, "shards": 4}, 47)]
+    )
+    def test_two_processes_lose_no_unit(self, tmp_path, options, side):
         """The race of two writers of one shard, which loses some where borders are not snapped."""
-        array = np.arange(1, 29**3 + 1, dtype="u4").reshape(29, 29, 29)
-        created(tmp_path / "in.zarr", array, chunks=(7, 7, 7))
+        array = np.arange(1, side**3 + 1, dtype="u4").reshape(side, side, side)
+        created(tmp_path / "in.zarr", array, chunks=(16, 16, 16))
         sink = io.zarr.Sink(tmp_path / "out.zarr", **options)
         sizes = {"axes": "all", "size_max": 9, "size_min": 5, "optimization": False}
         gb.process(np.negative, tmp_path / "in.zarr", sink, processes=2, overlap=0, **sizes)
@@ -185,6 +190,63 @@ class TestThroughThePlanner:
             double, path, sink, function_type="block", axes=[0], size_max=4, executor=executor
         )
         assert np.array_equal(read(sink), 2 * reference())
+
+
+class TestPlans:
+    """What decoding and encoding take is a part of what a worker takes."""
+
+    @pytest.fixture
+    def source(self, tmp_path):
+        return created(tmp_path / "x.zarr", np.zeros((64, 64, 64), "u2"), chunks=(32, 32, 32))
+
+    def test_of_chunks_that_are_read(self, source):
+        plan = gb.plan(
+            np.negative, source, np.zeros((64,) * 3, "u2"), size_max=16, executor="serial"
+        )
+        assert plan.coding_bytes == 2 * 32**3 * 2
+        assert plan.worker_bytes == plan.block_bytes + plan.need.of(plan.voxels) + (1 << 17)
+        assert plan.to_dict()["coding_bytes"] == plan.coding_bytes
+        assert " + coding 131 kB)" in dict(plan.rows())[""]
+
+    @pytest.mark.parametrize(
+        ("options", "files", "chunks"),
+        [
+            ({"chunks": 16}, 16**3, 16**3),
+            ({"chunks": 16, "shards": 64}, 64**3, 16**3),
+            ({"shards": 64}, 64**3, 64**3),
+        ],
+    )
+    def test_of_chunks_that_are_written(self, tmp_path, options, files, chunks):
+        array = np.zeros((64, 64, 64), "u2")
+        new = io.zarr.Sink(tmp_path / "new.zarr", **options)
+        given = {"size_max": 64, "executor": "serial"}
+        plan = gb.plan(np.negative, array, new, **given)
+        assert plan.coding_bytes == 2 * (files + 2 * chunks)
+        new.create(array.shape, array.dtype, "C").finish()
+        assert gb.plan(np.negative, array, new.location, **given).coding_bytes == plan.coding_bytes
+        levels = replace(new, levels=2, overwrite=True)
+        assert gb.plan(np.negative, array, levels, **given).coding_bytes > plan.coding_bytes
+
+    def test_it_warns_of_pieces_that_are_decoded_very_often(self, tmp_path):
+        shape = (2000, 2000, 2000)
+        zarr.create_array(tmp_path / "planes.zarr", shape=shape, chunks=(1, *shape[1:]), dtype="u2")
+        given = {"halo": 8, "sigma": 2, "executor": "threads", "processes": 2}
+        with pytest.warns(RuntimeWarning, match=r"\(1, 2000, 2000\) voxels\) is decoded about \d+"):
+            few = gb.plan(
+                ndimage.gaussian_filter, tmp_path / "planes.zarr", memory="500MB", **given
+            )
+        assert few.decoded > 4
+        # No warning where there is room for them.
+        plan = gb.plan(ndimage.gaussian_filter, tmp_path / "planes.zarr", memory="1GB", **given)
+        assert plan.decoded == 1
+
+    def test_they_limit_workers_and_blocks(self, source):
+        sink = np.zeros((64,) * 3, "u2")
+        given = {"size_max": 8, "memory": "3MB", "executor": "threads", "processes": 4}
+        plan = gb.plan(np.negative, source, sink, **given)
+        assert plan.budget.workers == (3_000_000 - plan.cache_bytes) // plan.worker_bytes < 4
+        with pytest.raises(BudgetError, match=r"one block .* \+ coding\), but .*: use more memory"):
+            gb.plan(np.negative, source, sink, **{**given, "memory": "130kB"})
 
 
 KILLED = """
@@ -236,7 +298,8 @@ class TestKilled:
             process.communicate()
             if target.exists():
                 assert np.unique(read(complete)).tolist() in ([2], [0])
-                assert len(np.unique(read(complete))) == 1
+                for level in (1, 2) if "levels" in options else ():
+                    assert np.unique(read(target / str(level))).tolist() == [2]
         # What the killed ones left is taken over.
         sink = eval(sink.replace("overwrite=True", ""), {"gb": gb, "sink": target})
         sink = replace(sink, overwrite=True)
@@ -244,25 +307,71 @@ class TestKilled:
         assert np.unique(read(complete)).tolist() == [65535]
         assert {p.name for p in tmp_path.iterdir()} == {"in.zarr", "out.zarr"}
 
-    def test_while_one_is_replaced(self, tmp_path, monkeypatch):
-        """Between the two renamings both are there, under other names."""
+    @pytest.mark.parametrize("step", [1, 2, "unlink", "rmtree"])
+    def test_while_one_is_replaced(self, tmp_path, monkeypatch, step):
+        """A kill at any step leaves both, and the next run what it would find without it."""
         path = created(tmp_path / "x.zarr", np.zeros(4, "u1"), chunks=(4,))
         sink = io.zarr.Sink(path, overwrite=True).create((4,), np.dtype("u1"), "C")
         sink[:] = 1
         rename, calls = os.rename, []
 
-        def stop(*names):
+        def stop(*names, **_):
             calls.append(names)
-            if len(calls) == 2:
+            if len(calls) == step or step in ("unlink", "rmtree"):
                 raise KeyboardInterrupt
             rename(*names)
 
-        monkeypatch.setattr(folder.os, "rename", stop)
-        with pytest.raises(KeyboardInterrupt):
+        module = folder.shutil if step == "rmtree" else folder.os
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step if isinstance(step, str) else "rename", stop)
+            with pytest.raises(KeyboardInterrupt):
+                sink.finish()
+        del sink
+        gc.collect()
+        found = read(path) if path.exists() else read(tmp_path / "x.zarr.replaced")
+        assert found.tolist() == ([0] * 4 if isinstance(step, int) else [1] * 4)
+        if step == 2:
+            with pytest.raises(SinkError, match=r"x\.zarr\.replaced is what .*x\.zarr was before"):
+                io.zarr.Sink(path).check()
+        again = io.zarr.Sink(path, overwrite=True).create((4,), np.dtype("u1"), "C")
+        assert read(path).tolist() == found.tolist()
+        again[:] = 2
+        again.finish()
+        assert read(path).tolist() == [2] * 4
+        assert [p.name for p in tmp_path.iterdir()] == ["x.zarr"]
+        assert sorted(p.name for p in path.iterdir()) == ["c", "zarr.json"]
+
+    def test_what_is_in_the_way_of_replacing_is_not_touched(self, tmp_path):
+        path = created(tmp_path / "x.zarr", np.zeros(4, "u1"), chunks=(4,))
+        mine = created(tmp_path / "x.zarr.replaced", np.ones(4, "u1"), chunks=(4,))
+        with pytest.raises(SinkError, match=r"x\.zarr\.replaced is in the way"):
+            io.zarr.Sink(path, overwrite=True).create((4,), np.dtype("u1"), "C")
+        assert read(mine).tolist() == [1] * 4
+
+    def test_one_that_is_removed_meanwhile_is_not_finished(self, tmp_path, executor):
+        array = np.ones((32, 8), "u1")
+
+        def remove(block):
+            shutil.rmtree(tmp_path / "x.zarr.partial", ignore_errors=True)
+            return block
+
+        sink = io.zarr.Sink(tmp_path / "x.zarr", chunks=8)
+        with pytest.raises(SinkError, match=r"No such file|was removed during the run"):
+            gb.process(remove, array, sink, overlap=0, executor=executor, size_max=8, processes=2)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_fails_behind_the_rename_says_that_all_is_there(self, tmp_path, monkeypatch):
+        sink = io.zarr.Sink(tmp_path / "x.zarr").create((4,), np.dtype("u1"), "C")
+        sink[:] = 1
+
+        def fail(path):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(folder, "sync_path", fail)
+        monkeypatch.setattr("gpublocks.formats.zarr.levels.sync_files", lambda *_, **__: None)
+        with pytest.raises(SinkError, match=r"x\.zarr is complete, but may not be durable"):
             sink.finish()
-        assert not path.exists()
-        assert read(tmp_path / "x.zarr.replaced").tolist() == [0] * 4
-        assert read(tmp_path / "x.zarr.partial").tolist() == [1] * 4
+        assert read(tmp_path / "x.zarr").tolist() == [1] * 4
 
     def test_a_rename_that_fails_gives_the_old_one_back(self, tmp_path, monkeypatch):
         path = created(tmp_path / "x.zarr", np.zeros(4, "u1"), chunks=(4,))

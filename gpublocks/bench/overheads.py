@@ -13,7 +13,7 @@ from gpublocks.bench.works import (
     volume_way,
 )
 
-__all__ = ["first_call", "import_case", "planning", "tiny_call", "tiny_cells"]
+__all__ = ["first_call", "import_case", "planning", "recorded", "tiny_call", "tiny_cells"]
 
 
 def recorded(cells: int, rounds: int) -> Case:

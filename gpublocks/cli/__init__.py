@@ -65,8 +65,10 @@ examples:
   gpublocks convert stack.tif brain.ome.zarr --levels 4 --chunks 64 --codec zstd:5
   gpublocks convert brain.ome.zarr/1 brain.nii.gz --dtype float32
   gpublocks convert 'planes/img_Z<Z,4>.tif' brain.h5:/raw/brain --compression gzip
+  gpublocks convert camera.raw brain.zarr --shape 64,2048,2048 --dtype uint16 --offset 512
 
-Voxels stay as they are, in the order of axes that they have; names of axes, spacing and units go
+Voxels stay as they are. Axes whose names are known are put in the order that the sink's format
+has: z, y, x in OME-Zarr and TIFF, x, y, z in NIfTI and MetaImage. Their names, spacing and units go
 along where both formats have a place for them. It is done in blocks, by CPUs, and the sink has its
 name only when it is complete.
 """
@@ -91,9 +93,9 @@ Measure on a machine that does nothing else. The exit status is 1 if a case fail
 if something got slower.
 """
 _DEMO_EXAMPLES = """\
-Takes the background off a synthetic light-sheet image of a brain and enhances its cells (white
-top-hat, then difference of Gaussians), from a file to a file, by worker processes, in blocks
-whose sizes are chosen; compares the result with that of one call on the whole image; and saves a
+Takes the background off a synthetic light-sheet image of a brain and enhances its cells (opening,
+then difference of Gaussians), from a file to a file, by worker processes, in blocks whose sizes
+are chosen; compares the result with that of one call on the whole image; and saves a
 picture of both. No other file is left. Needs matplotlib: pip install 'gpublocks[plot]'
 """
 
@@ -159,13 +161,16 @@ def _do(options: argparse.Namespace) -> int:
 
         return bench_installed(options)
     elif options.command == "view":
-        from gpublocks.cli.view import view
+        from gpublocks.cli import sources, view
 
-        view(options)
+        view.view(options, sources.open_source(options))
     elif options.command == "convert":
-        from gpublocks.cli import convert, sinks, work
+        from gpublocks.cli import convert, sinks, sources, work
 
-        work.run(options, convert.same, {}, sinks.make_sink(options, in_place=False))
+        source, sink = sources.open_source(options), sinks.make_sink(options, in_place=False)
+        if not options.keep_axes:
+            source = convert.arranged(source, sink)
+        work.run(options, convert.same, {}, source, sink)
     elif options.command == "check":
         from gpublocks.cli import functions, work
         from gpublocks.cli.check import check
@@ -175,12 +180,13 @@ def _do(options: argparse.Namespace) -> int:
         halo = None if options.halo is None else work.numbers("halo", options.halo)
         return check(options, function, keywords, halo)
     else:
-        from gpublocks.cli import functions, sinks, work
+        from gpublocks.cli import functions, sinks, sources, work
 
         command = work.plan if options.command == "plan" else work.run
         keywords = functions.parse_keywords(options.arg)
         function, keywords = functions.load_function(options.function, keywords)
-        command(options, function, keywords, sinks.make_sink(options, in_place=True))
+        source = sources.open_source(options)
+        command(options, function, keywords, source, sinks.make_sink(options, in_place=True))
     return 0
 
 
@@ -286,7 +292,7 @@ def _sentence(text: str) -> str:
 
 def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
     """Add the arguments that plan and run share."""
-    from gpublocks.cli import sinks
+    from gpublocks.cli import sinks, sources
 
     _add_function(parser)
     parser.add_argument("sink", metavar="SINK", nargs=sink, help="file that is written")
@@ -318,6 +324,7 @@ def _add_work(parser: argparse.ArgumentParser, *, sink: str | None) -> None:
         ("--mask", "FILE", "array of bool; blocks with nothing inside are not computed"),
     ):
         result.add_argument(flag, metavar=metavar, help=text)
+    sources.add_options(parser)
     sinks.add_options(parser)
 
 
@@ -374,7 +381,7 @@ def _add_telling(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    from gpublocks.cli import sinks
+    from gpublocks.cli import sinks, sources
 
     parser.set_defaults(function="convert", overlap="0", device="cpu")
     parser.add_argument("source", metavar="SOURCE", help="file that is read")
@@ -386,6 +393,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         ("--processes", "N", "number of workers, or 'serial' (default: all CPUs)"),
     ):
         parser.add_argument(flag, metavar=metavar, help=text)
+    parser.add_argument(
+        "--keep-axes",
+        action="store_true",
+        help="leave axes in the order that they have, whatever the format of the sink calls them",
+    )
+    sources.add_options(parser)
     sinks.add_options(parser)
 
 
@@ -396,11 +409,12 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_view(parser: argparse.ArgumentParser) -> None:
+    from gpublocks.cli import sources
+
     add = parser.add_argument
     add("source", metavar="SOURCE", help="file that is read")
     add("-o", "--output", metavar="PNG", required=True, help="picture that is written")
     add("--max", action="store_true", help="show the maximum along each axis")
-    add("--level", metavar="N", help="resolution of a pyramid; 0 is the finest (default)")
     add("--channel", metavar="N", help="channels that are shown, such as 0,2 (default: 0)")
     add(
         "--index",
@@ -410,3 +424,4 @@ def _add_view(parser: argparse.ArgumentParser) -> None:
         help="what is shown of an axis, given by its name or number, such as z:120 or 0:3; "
         "repeated for more (default: the middle)",
     )
+    sources.add_options(parser)

@@ -1,29 +1,27 @@
 """The command `view`: a picture of a source. Touches the source and one PNG."""
 
 from argparse import Namespace
-from inspect import signature
-from typing import Any
 
-from gpublocks import io
 from gpublocks.contracts import Source
 from gpublocks.errors import PlanError
 
 __all__ = ["view"]
 
 
-def view(options: Namespace) -> None:
+def view(options: Namespace, source: Source) -> None:
     """Save a picture of a source, and print a line about it.
 
     Parameters
     ----------
     options : Namespace
-        What the parser found: ``source``, ``output``, ``max``, ``level``, ``channel``, ``index``.
+        What the parser found: ``source``, ``output``, ``max``, ``channel``, ``index``.
+    source : Source
+        What is shown.
     """
     from gpublocks.picture import check_path, save_panels
     from gpublocks.viewing import maximum_panels, plane_panels, scene_of
 
     check_path(options.output)
-    source = _opened(options.source, options.level)
     indices = _indices(options.index)
     scenes = [scene_of(source, indices | chosen) for chosen in _channels(options.channel)]
     shown = [scenes[0].names[axis] for axis in scenes[0].shown]
@@ -34,17 +32,6 @@ def view(options: Namespace) -> None:
     title = f"{options.source}: {' x '.join(map(str, source.shape))} {source.dtype}"
     save_panels(options.output, rows, title=title)
     print(f"picture of {title}: {options.output}")
-
-
-def _opened(path: str, level: str | None) -> Source:
-    if level is None:
-        return io.as_source(path)
-    number = _number("--level", level)
-    module = io.READERS.get(io.suffix_of(path))
-    make: Any = getattr(io, module).Source if module else io.as_source
-    if "level" not in signature(make).parameters:
-        raise PlanError(f"--level is for OME-Zarr and TIFF files, not for {path}")
-    return make(path, level=number)  # type: ignore[no-any-return]
 
 
 def _indices(texts: list[str]) -> dict[int | str, int]:

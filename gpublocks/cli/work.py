@@ -14,7 +14,7 @@ from typing import Any
 from gpublocks import block_processing as bp
 from gpublocks.arguments import read_mask
 from gpublocks.budget import parse_bytes
-from gpublocks.contracts import CellDone, Event
+from gpublocks.contracts import CellDone, Event, Source
 from gpublocks.errors import PlanError
 from gpublocks.masking import Mask
 from gpublocks.planning import Plan
@@ -50,7 +50,9 @@ class _Watch:
             self._bar(event)
 
 
-def plan(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) -> None:
+def plan(
+    options: Namespace, function: Any, keywords: dict[str, Any], source: Source, sink: Any
+) -> None:
     """Print what a run would do.
 
     Parameters
@@ -60,18 +62,21 @@ def plan(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any)
     function : callable
     keywords : dict
         Its keyword arguments.
+    source : Source
     sink : path, NewSink or None
     """
     function, arguments = _arguments(options, function, keywords, sink)
     with redirect_stdout(sys.stderr):
-        planned = bp.plan(function, options.source, trial=options.trial, **arguments)
+        planned = bp.plan(function, source, trial=options.trial, **arguments)
     print(json.dumps(planned.to_dict(), indent=2) if options.json else planned)
 
 
-def run(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) -> None:
+def run(
+    options: Namespace, function: Any, keywords: dict[str, Any], source: Source, sink: Any
+) -> None:
     """Run the function over the source, and print a line about it. Parameters: see `plan`."""
     function, arguments = _arguments(options, function, keywords, sink)
-    planned = bp.plan(function, options.source, **arguments)
+    planned = bp.plan(function, source, **arguments)
     count = _count(planned, arguments.get("mask"))
     new = not isinstance(sink, str)
     wanted = options.progress
@@ -85,7 +90,7 @@ def run(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) 
         with redirect_stdout(sys.stderr), _saved(report, options.report):
             bp.process(
                 function,
-                options.source,
+                source,
                 progress=watch,
                 verbose=options.verbose,
                 report=report,
@@ -99,7 +104,7 @@ def run(options: Namespace, function: Any, keywords: dict[str, Any], sink: Any) 
         if bar is not None:
             bar.close()
     seconds = perf_counter() - start
-    nbytes = sum(prod(source.shape) * source.dtype.itemsize for source in planned.sources)
+    nbytes = sum(prod(one.shape) * one.dtype.itemsize for one in planned.sources)
     blocks = "1 block" if watch.done == 1 else f"{watch.done} blocks"
     print(
         f"{options.function}: {blocks} of {options.source} in {seconds:.2f} s "

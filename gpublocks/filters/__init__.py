@@ -9,26 +9,131 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpublocks.filters.smoothing import gaussian
+    from gpublocks.filters.deconvolution import richardson_lucy
+    from gpublocks.filters.denoising import bilateral
+    from gpublocks.filters.derivatives import (
+        difference_of_gaussians,
+        gaussian_gradient_magnitude,
+        gaussian_laplace,
+        laplace,
+        prewitt,
+        sobel,
+    )
+    from gpublocks.filters.lightsheets import lightsheet
+    from gpublocks.filters.local import local_threshold, normalize_local_contrast
+    from gpublocks.filters.masks import (
+        binary_closing,
+        binary_dilation,
+        binary_erosion,
+        binary_opening,
+        local_maxima,
+    )
+    from gpublocks.filters.morphology import (
+        grey_closing,
+        grey_dilation,
+        grey_erosion,
+        grey_opening,
+        maximum,
+        minimum,
+    )
+    from gpublocks.filters.pointwise import cast, clip, rescale, threshold
+    from gpublocks.filters.ranks import median, percentile, rank
+    from gpublocks.filters.ridges import frangi, hessian_eigenvalue, meijering, sato
+    from gpublocks.filters.smoothing import gaussian, uniform
     from gpublocks.filters.statistics import histogram, minmax, percentiles
     from gpublocks.filters.steps import Filter, filter
+    from gpublocks.filters.tophats import (
+        black_tophat,
+        morphological_gradient,
+        subtract_background,
+        white_tophat,
+    )
     from gpublocks.filters.verifying import Verification, verify
 
 __all__ = [
     "Filter",
     "Verification",
+    "bilateral",
+    "binary_closing",
+    "binary_dilation",
+    "binary_erosion",
+    "binary_opening",
+    "black_tophat",
+    "cast",
+    "clip",
+    "difference_of_gaussians",
     "filter",
+    "frangi",
     "gaussian",
+    "gaussian_gradient_magnitude",
+    "gaussian_laplace",
+    "grey_closing",
+    "grey_dilation",
+    "grey_erosion",
+    "grey_opening",
+    "hessian_eigenvalue",
     "histogram",
+    "laplace",
+    "lightsheet",
+    "local_maxima",
+    "local_threshold",
+    "maximum",
+    "median",
+    "meijering",
+    "minimum",
     "minmax",
+    "morphological_gradient",
+    "normalize_local_contrast",
+    "percentile",
     "percentiles",
+    "prewitt",
+    "rank",
+    "rescale",
+    "richardson_lucy",
+    "sato",
+    "sobel",
+    "subtract_background",
+    "threshold",
+    "uniform",
     "verify",
+    "white_tophat",
 ]
 
 _HOMES = {
-    "smoothing": ("gaussian",),
+    "deconvolution": ("richardson_lucy",),
+    "denoising": ("bilateral",),
+    "derivatives": (
+        "difference_of_gaussians",
+        "gaussian_gradient_magnitude",
+        "gaussian_laplace",
+        "laplace",
+        "prewitt",
+        "sobel",
+    ),
+    "lightsheets": ("lightsheet",),
+    "local": ("local_threshold", "normalize_local_contrast"),
+    "masks": (
+        "binary_closing",
+        "binary_dilation",
+        "binary_erosion",
+        "binary_opening",
+        "local_maxima",
+    ),
+    "morphology": (
+        "grey_closing",
+        "grey_dilation",
+        "grey_erosion",
+        "grey_opening",
+        "maximum",
+        "minimum",
+    ),
+    "pointwise": ("cast", "clip", "rescale", "threshold"),
+    "ranks": ("median", "percentile", "rank"),
+    "ridges": ("frangi", "hessian_eigenvalue", "meijering", "sato"),
+    "smoothing": ("gaussian", "uniform"),
     "statistics": ("histogram", "minmax", "percentiles"),
     "steps": ("Filter", "filter"),
+    "tophats": ("black_tophat", "morphological_gradient", "subtract_background", "white_tophat"),
     "verifying": ("Verification", "verify"),
 }
 """The modules, and what they give."""

@@ -14,10 +14,14 @@ __all__ = [
     "Always",
     "Rule",
     "check_real",
+    "comparable",
+    "conversion_bytes",
     "converted",
     "limits",
+    "restored",
     "rule",
     "same",
+    "stored",
     "weighted",
     "wide",
 ]
@@ -90,6 +94,31 @@ def check_real(dtype: DType, name: str) -> None:
         )
 
 
+def stored(dtype: DType) -> bool:
+    """Tell whether engines round to a type by themselves."""
+    return dtype.kind in "iu" or dtype in (_FLOAT32, _FLOAT64)
+
+
+def comparable(array: Any, value: float) -> tuple[Any, Any]:
+    """Return an array in a type that engines compare, and an array of NumPy of one more voxel.
+
+    That one is rounded and limited to what the array's type holds, which comes to the same as if
+    this were done to the extreme of both.
+    """
+    with np.errstate(over="ignore"):
+        more = converted(np.array([value]), array.dtype)
+    if array.dtype == np.bool_:
+        return array.view(np.uint8), more.view(np.uint8)
+    if array.dtype == np.float16:
+        return array.astype(_FLOAT32), more.astype(_FLOAT32)
+    return array, more
+
+
+def restored(array: Any, dtype: DType) -> Any:
+    """Return what is made of a `comparable` array in the type that this one had."""
+    return array.view(dtype) if dtype.kind == "b" else array.astype(dtype, copy=False)
+
+
 def limits(dtype: DType) -> tuple[float, float]:
     """Return the least and the greatest float64 that a type of integers holds.
 
@@ -117,12 +146,25 @@ def converted(array: Any, dtype: DType) -> Any:
     xp = array_namespace(array)
     if array.dtype.kind == "f":
         low, high = limits(dtype)
-        long = array.astype(_FLOAT64, copy=False) if dtype.itemsize > 2 else array
-        return (
-            xp.nan_to_num(xp.rint(long), nan=0.0, posinf=high, neginf=low)
-            .clip(low, high)
-            .astype(dtype)
-        )
+        values = xp.rint(array).astype(_holding(array.dtype, dtype), copy=False)
+        values.clip(low, high, out=values)
+        xp.copyto(values, 0, where=xp.isnan(values))
+        return values.astype(dtype)
     info, held = np.iinfo(dtype), np.iinfo(array.dtype)
     low, high = max(info.min, held.min), min(info.max, held.max)
     return array.clip(low, high).astype(dtype)
+
+
+def conversion_bytes(dtype: DType, result: DType) -> float:
+    """Return the bytes per voxel that `converted` takes at most, its result included."""
+    if dtype == result:
+        return 0
+    if dtype.kind != "f" or result.kind not in "iu":
+        return result.itemsize
+    held = _holding(dtype, result).itemsize
+    return held + max(result.itemsize, dtype.itemsize if _holding(dtype, result) != dtype else 0)
+
+
+def _holding(dtype: DType, result: DType) -> DType:
+    """Return the type of floats that holds those of one type and all integers of another one."""
+    return _FLOAT64 if result.itemsize > 2 or dtype == _FLOAT64 else _FLOAT32

@@ -11,6 +11,8 @@ __all__ = [
     "Border",
     "Mode",
     "PerAxis",
+    "Span",
+    "axis_in",
     "border",
     "number",
     "per_axis",
@@ -25,6 +27,9 @@ PerAxis = float | tuple[float, ...]
 
 Mode = Literal["reflect", "mirror", "nearest", "constant"]
 """What lies beyond the border, as `scipy.ndimage` has it."""
+
+Span = tuple[int, int]
+"""Voxels of a window before and after the one that it belongs to, along an axis."""
 
 _MODES: dict[str, Mode] = {
     "reflect": "reflect",
@@ -46,6 +51,7 @@ def number(
     *,
     least: float | None = None,
     most: float | None = None,
+    above: float | None = None,
     whole: bool = False,
 ) -> Any:
     """Return a parameter as a plain int or float.
@@ -54,6 +60,8 @@ def number(
     ----------
     least, most : float, optional
         Limits, themselves allowed.
+    above : float, optional
+        A limit that is not allowed itself.
     whole : bool
         Whether it is a number of something.
 
@@ -78,6 +86,8 @@ def number(
         raise PlanError(f"{name} is {value!r}; give a finite number")
     if least is not None and found < least:
         raise PlanError(f"{name} is {value!r}; give at least {least}")
+    if above is not None and found <= above:
+        raise PlanError(f"{name} is {value!r}; give more than {above}")
     if most is not None and found > most:
         raise PlanError(f"{name} is {value!r}; give at most {most}")
     return int(value) if isinstance(value, Integral) else found
@@ -141,6 +151,21 @@ def spread(name: str, value: Any, axes: int) -> tuple[Any, ...]:
     if len(values) != axes:
         raise PlanError(f"{name} has {len(values)} values, but there are {axes} axes")
     return values
+
+
+def axis_in(axis: int, ndim: int) -> int:
+    """Return an axis counted from the first one.
+
+    Raises
+    ------
+    PlanError
+        If there are not so many axes.
+    """
+    if not -ndim <= axis < ndim:
+        raise PlanError(
+            f"axis is {axis}, but the array has {ndim} axes; give {-ndim} to {ndim - 1}"
+        )
+    return axis % ndim
 
 
 def together(**values: Any) -> list[Any]:

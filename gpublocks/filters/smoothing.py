@@ -3,15 +3,24 @@
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from gpublocks.contracts import DType
-from gpublocks.filters.correlating import Weights, correlate, correlation_bytes
 from gpublocks.filters.dtypes import Rule, rule, weighted, wide
-from gpublocks.filters.parameters import Border, border, number, per_axis, sigmas, spread, together
+from gpublocks.filters.engines.correlating import correlate, correlation_bytes
+from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
+from gpublocks.filters.engines.windows import around, mean_bytes, means
+from gpublocks.filters.parameters import (
+    Border,
+    border,
+    number,
+    per_axis,
+    sigmas,
+    sizes,
+    spread,
+    together,
+)
 from gpublocks.filters.steps import Step, maker
 
-__all__ = ["gaussian"]
+__all__ = ["gaussian", "uniform"]
 
 
 @maker
@@ -73,14 +82,12 @@ def gaussian(
         order=per_axis("order", order, partial(number, least=0, whole=True)),
     )
     truncate = number("truncate", truncate, least=0)
-    kernel = partial(_radius, truncate=truncate)
-    halo = tuple(map(kernel, lengths)) if isinstance(lengths, tuple) else kernel(lengths)
     derived = any(orders) if isinstance(orders, tuple) else bool(orders)
     rounding = rule(dtype, wide if derived else weighted)
     beyond = border(mode, cval)
     return Step(
         partial(_gaussian, sigma=lengths, order=orders, border=beyond, truncate=truncate),
-        halo=halo,
+        halo=gaussian_reach(lengths, truncate),
         dtype=rounding,
         memory=partial(_memory, result=rounding),
     )
@@ -90,39 +97,84 @@ def _memory(dtype: DType, result: Rule) -> float:
     return correlation_bytes(dtype, result(dtype))
 
 
-def _radius(sigma: float, truncate: float) -> int:
-    return int(truncate * sigma + 0.5)
-
-
 def _gaussian(
     array: Any, dtype: DType, *, sigma: Any, order: Any, border: Border, truncate: float
 ) -> Any:
     sigmas = spread("sigma", sigma, array.ndim)
     orders = spread("order", order, array.ndim)
     weights = {
-        axis: gaussian_weights(s, o, _radius(s, truncate))
+        axis: gaussian_weights(s, o, truncate)
         for axis, (s, o) in enumerate(zip(sigmas, orders, strict=True))
-        if s > 1e-15
+        if s > LEAST_SIGMA
     }
     return correlate(array, weights, border, dtype)
 
 
-def gaussian_weights(sigma: float, order: int, radius: int) -> Weights:
-    """Return the weights of a Gaussian, or of its derivative, to correlate an axis with.
+@maker
+def uniform(
+    size: int | float | tuple[float, ...] = 3,
+    *,
+    mode: str = "reflect",
+    cval: float = 0.0,
+    voxel_size: float | tuple[float, ...] | None = None,
+    dtype: Any = None,
+) -> Step:
+    """Make a filter for the mean of a box around each voxel, as `scipy.ndimage.uniform_filter`.
 
-    The derivative of order n is the Gaussian times a polynomial, ``q' - q x / sigma^2`` of that of
-    order n - 1 (as in ``scipy.ndimage._filters._gaussian_kernel1d``).
+    Parameters
+    ----------
+    size : int or tuple of int
+        Voxels of the box, for all axes or for each; it begins ``size // 2`` before its own voxel.
+        With `voxel_size` lengths, of which the nearest odd number is taken.
+    mode : {'reflect', 'mirror', 'nearest', 'constant'}
+        What lies beyond the border of the volume, as in `scipy.ndimage`.
+    cval : float
+        Value beyond the border where `mode` is ``'constant'``.
+    voxel_size : float or tuple of float, optional
+        Size of a voxel, in the unit of `size` (micrometres, say).
+    dtype : dtype, optional
+        Type of the result. By default that of the array, and float32 for truth values.
+
+    Returns
+    -------
+    Filter
+
+    Raises
+    ------
+    ArgumentTypeError, PlanError
+
+    Notes
+    -----
+    Sums of integers are exact up to 2^52 and divided once: voxels are the nearest integers to the
+    mean, halves the even ones (SciPy cuts the mean off after each axis). Floats are summed in
+    float64 for each window by itself, so that NaN and infinities stay within their windows and
+    rounding does not depend on where a block begins (SciPy's running sums do); after each axis the
+    mean is rounded to float32, or float64 for float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> uniform(3)(np.array([0, 0, 7, 0, 0, 2]))
+    array([0, 2, 2, 2, 1, 1])
+    >>> uniform((1, 5, 4)).halo
+    (0, 2, 2)
     """
-    x = np.arange(-radius, radius + 1)
-    phi: Weights = np.exp(-0.5 / (sigma * sigma) * x**2)
-    phi /= phi.sum()
-    if order == 0:
-        return phi
-    exponents = np.arange(order + 1)
-    q = np.zeros(order + 1)
-    q[0] = 1
-    step = np.diag(exponents[1:], 1) + np.diag(np.ones(order) / -(sigma * sigma), -1)
-    for _ in range(order):
-        q = step.dot(q)
-    weights: Weights = (x[:, None] ** exponents).dot(q) * phi
-    return weights[::-1]
+    lengths = sizes(size, voxel_size)
+    halo = tuple([max(around(n)) for n in lengths]) if isinstance(lengths, tuple) else lengths // 2
+    rounding = rule(dtype, weighted)
+    beyond = border(mode, cval)
+    return Step(
+        partial(_uniform, size=lengths, border=beyond),
+        halo=halo,
+        dtype=rounding,
+        memory=partial(_uniform_bytes, result=rounding, size=lengths, border=beyond),
+    )
+
+
+def _uniform(array: Any, dtype: DType, *, size: Any, border: Border) -> Any:
+    return means(array, spread("size", size, array.ndim), border, dtype)
+
+
+def _uniform_bytes(dtype: DType, *, result: Rule, size: Any, border: Border) -> float:
+    axes = len(size) if isinstance(size, tuple) else 3
+    return mean_bytes(dtype, result(dtype), spread("size", size, axes), border)

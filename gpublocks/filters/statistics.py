@@ -18,7 +18,7 @@ from gpublocks.block_processing import process
 from gpublocks.contracts import DType
 from gpublocks.errors import PlanError
 from gpublocks.filters.dtypes import check_real
-from gpublocks.filters.layouts import in_memory_order
+from gpublocks.filters.engines.layouts import in_memory_order
 from gpublocks.filters.parameters import number
 
 __all__ = ["histogram", "minmax", "percentiles"]

@@ -17,12 +17,29 @@ from gpublocks.formats.files.mapping import MappedSource
 from gpublocks.formats.hdf5.datasets import split_path
 
 if TYPE_CHECKING:
-    from gpublocks.io import duck, hdf5, memmap, mhd, nifti, npy, nrrd, raw, sliced, sma, staged
+    from gpublocks.io import (
+        dask,
+        duck,
+        hdf5,
+        memmap,
+        mhd,
+        nifti,
+        npy,
+        nrrd,
+        permuted,
+        raw,
+        sliced,
+        sma,
+        staged,
+        told,
+        xarray,
+    )
     from gpublocks.io import tiff as tiff
     from gpublocks.io import zarr as zarr
 
 MODULES = frozenset(
     {
+        "dask",
         "device",
         "duck",
         "hdf5",
@@ -31,18 +48,22 @@ MODULES = frozenset(
         "nifti",
         "npy",
         "nrrd",
+        "permuted",
         "raw",
         "sliced",
         "sma",
         "staged",
-        "zarr",
         "tiff",
+        "told",
+        "xarray",
+        "zarr",
     }
 )
 
 __all__ = [
     "as_sink",
     "as_source",
+    "dask",
     "device",
     "duck",
     "hdf5",
@@ -52,12 +73,15 @@ __all__ = [
     "nifti",
     "npy",
     "nrrd",
+    "permuted",
     "raw",
     "sliced",
     "sma",
     "staged",
     "suffix_of",
     "tiff",
+    "told",
+    "xarray",
     "zarr",
 ]
 
@@ -109,7 +133,7 @@ WRITERS = {
 }
 """The module that creates files of a suffix, by its ``Sink(path)``."""
 
-WRAPPERS = {"h5py": "hdf5", "zarr": "zarr", "tifffile": "tiff"}
+WRAPPERS = {"dask": "dask", "h5py": "hdf5", "zarr": "zarr", "tifffile": "tiff"}
 """The module that takes objects of a library, by its ``wrap(x)``."""
 
 
@@ -126,7 +150,8 @@ def as_source(x: Any, slicing: Any = None) -> Source:
     ----------
     x : array_like, path, Source or Block
         An ndarray or nested list; a `numpy.memmap`; an array in shared memory; a path of a file;
-        or any object with ``shape``, ``dtype`` and ``[...]``.
+        an array of zarr, h5py, tifffile, Dask or xarray; or any object with ``shape``, ``dtype``
+        and ``[...]``.
     slicing : int, slice or tuple of these, optional
         The part of it that is to be seen.
 
@@ -170,7 +195,7 @@ def as_sink(x: Any) -> Sink | NewSink:
     ArgumentTypeError, PlanError, DeviceError
         As `as_source`.
     """
-    if isinstance(x, str | os.PathLike):
+    if isinstance(x, str | bytes | os.PathLike):
         return _sink_of_path(os.fspath(x))
     if hasattr(x, "create") and hasattr(x, "check"):
         x.check()
@@ -181,6 +206,8 @@ def as_sink(x: Any) -> Sink | NewSink:
         )
     if isinstance(x, list):
         raise ArgumentTypeError("the sink is a list of numbers; give an ndarray")
+    if "xarray" in _libraries(x):
+        x, _ = _module("xarray").unwrap(x)
     sink = _as_source(x)
     if isinstance(sink, MappedSource):
         sink = sink.for_writing()
@@ -204,10 +231,17 @@ def new_array(*, shared: bool = False) -> NewSink:
 
 
 def _as_source(x: Any) -> Source:
-    if isinstance(x, str | os.PathLike):
+    if isinstance(x, str | bytes | os.PathLike):
         return _source_of_path(os.fspath(x), writable=False)
     if isinstance(x, np.ndarray):
         return _source_of_array(x)
+    libraries = _libraries(x)
+    if "xarray" in libraries:
+        voxels, metadata = _module("xarray").unwrap(x)
+        return _module("told").Told(_as_source(voxels), metadata)  # type: ignore[no-any-return]
+    for library in libraries:
+        if library in WRAPPERS:
+            return _module(WRAPPERS[library]).wrap(x)  # type: ignore[no-any-return]
     if hasattr(x, "read") and hasattr(x, "extent"):
         return x  # type: ignore[no-any-return]
     if is_device_array(x):
@@ -222,11 +256,12 @@ def _as_source(x: Any) -> Source:
     array = getattr(x, "array", None)
     if isinstance(array, np.ndarray) and array.shape == tuple(getattr(x, "shape", ())):
         return _source_of_array(array)
-    for base in type(x).__mro__:
-        module = WRAPPERS.get(base.__module__.partition(".")[0])
-        if module is not None:
-            return _module(module).wrap(x)  # type: ignore[no-any-return]
     return _module("duck").Source(x)  # type: ignore[no-any-return]
+
+
+def _libraries(x: Any) -> list[str]:
+    """Return the libraries of an object's classes, the most derived one first."""
+    return [base.__module__.partition(".")[0] for base in type(x).__mro__]
 
 
 def _source_of_array(array: Array) -> Source:
@@ -250,6 +285,9 @@ def _source_of_array(array: Array) -> Source:
 def _source_of_path(path: str | bytes, *, writable: bool) -> Source:
     path = os.fsdecode(path)
     module = READERS.get(suffix_of(path))
+    if module is None and "://" in path:
+        # Of what lies elsewhere, only Zarr is read.
+        module = "zarr"
     if module is not None:
         return _module(module).Source(path, writable=writable)  # type: ignore[no-any-return]
     if "\0" in path or not os.path.exists(split_path(path)[0]):

@@ -23,12 +23,11 @@ __all__ = ["Source"]
 ADDRESS_BYTES = 1 << 16
 """What pickles to less than this is an address; what pickles to more carries its voxels along."""
 
-FRESH = frozenset({"h5py", "zarr"})
-"""Libraries whose arrays give new memory each time they are read."""
-
 
 class Source:
     """An object that is read and written by ``[...]``.
+
+    It is written by one thread at a time: nothing tells whether its assignment bears two.
 
     Parameters
     ----------
@@ -44,6 +43,8 @@ class Source:
     """
 
     __slots__ = ("array", "dtype", "location", "name", "order", "reach", "shape", "unit")
+
+    single_writer = True
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -79,11 +80,6 @@ class Source:
         read_only = getattr(array, "read_only", False) is True or mode == "r"
         return hasattr(array, "__setitem__") and not read_only
 
-    @property
-    def single_writer(self) -> bool:
-        """Whether only one thread of one process may write, as HDF5 has it."""
-        return _library(self.array) == "h5py"
-
     def read(self, region: Region, out: Array | None = None) -> Array:
         """Return a private, writable copy of a region, in `out` if given.
 
@@ -102,8 +98,6 @@ class Source:
         if out is not None:
             np.copyto(out, voxels, casting="unsafe")
             return out
-        if _library(self.array) in FRESH and voxels.flags.writeable:
-            return voxels
         return np.array(voxels, self.dtype, order=self.order)
 
     def write(self, region: Region, array: Array) -> None:
@@ -172,15 +166,9 @@ def _shape_and_dtype(array: Any) -> tuple[tuple[int, ...], DType]:
 
 
 def _location(array: Any) -> str | None:
-    """Return the path that an object tells; that of a store for an array of Zarr."""
-    for path in (getattr(array, "location", None), getattr(_store(array), "root", None)):
-        if isinstance(path, str | os.PathLike):
-            return str(os.fspath(path))
-    return None
-
-
-def _store(array: Any) -> Any:
-    return getattr(array, "store", None)
+    """Return the path that an object tells."""
+    path = getattr(array, "location", None)
+    return str(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
 
 
 def _unit(array: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -217,7 +205,3 @@ class _Limited:
         if self.left < 0:
             raise OverflowError("more than an address")
         return 0
-
-
-def _library(array: Any) -> str:
-    return type(array).__module__.partition(".")[0]

@@ -223,6 +223,7 @@ class Sink:
             pack=partial(_pack, self.dataset, chunks, self.compression),
             name=_NAME,
             overwrite=self.overwrite,
+            reserves=True,
         )
 
     def _chunks(self, shape: tuple[int, ...], dtype: DType) -> tuple[int, ...] | None:

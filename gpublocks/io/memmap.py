@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order
-from gpublocks.errors import ArgumentTypeError, SourceError
+from gpublocks.errors import ArgumentTypeError, SourceError, line_of
 from gpublocks.formats.files.mapping import (
     Address,
     MappedSource,
@@ -168,7 +168,7 @@ def _read_header(file: BinaryIO, location: str) -> tuple[tuple[int, ...], Order,
         if min(shape, default=0) < 0:
             raise ValueError(f"the shape is {shape}")
     except Exception as error:  # Damaged headers raise what the tokenizer and the parser do, too.
-        reason = str(error).partition("\n")[0]
+        reason = line_of(error)
         raise SourceError(f"{location} has no usable NPY header: {reason}") from error
     if dtype.hasobject:
         raise SourceError(f"{location} holds Python objects; object arrays are refused for safety")

@@ -24,7 +24,15 @@ from gpublocks.formats.files.mapping import (
     find_file,
     new_file,
 )
-from gpublocks.formats.files.partial import Partial, check_target, create_partial, sync_path
+from gpublocks.formats.files.metadata import arrangement
+from gpublocks.formats.files.partial import (
+    Partial,
+    check_target,
+    create_partial,
+    drop_stale,
+    partial_path,
+    sync_path,
+)
 from gpublocks.formats.headed.headers import array_shape, data_file, filler, read_start
 from gpublocks.formats.headed.placing import (
     Vector,
@@ -167,11 +175,28 @@ class Sink:
         stem, suffix = os.path.splitext(self.location)
         return f"{stem}.raw" if suffix.lower() == ".mhd" else None
 
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        return arrangement(names, "cxyzt")
+
+    @property
+    def has_fixed_axes(self) -> bool:
+        """Whether axes have these names, whatever they are called."""
+        return True
+
     def check(self) -> None:
         """Raise `SinkError` if the files cannot be created. Creates nothing."""
-        for path in (self.location, self.data):
-            if path is not None:
-                check_target(path, overwrite=self.overwrite)
+        check_target(self.location, overwrite=self.overwrite)
+        if self.data is not None:
+            check_target(self.data, overwrite=self.overwrite or self._left_behind(self.data))
+
+    def _left_behind(self, data: str) -> bool:
+        """Tell whether voxels are those of a run that was killed before their header had its name.
+
+        A header under way has voxels under way beside it, until these get their name.
+        """
+        under_way = [os.path.lexists(partial_path(path)) for path in (self.location, data)]
+        return under_way == [True, False] and not os.path.lexists(self.location)
 
     units = single_units
 
@@ -201,11 +226,14 @@ class Sink:
             )
         nbytes = prod(shape) * dtype.itemsize
         check_room(data, nbytes)
-        first = create_partial(self.location, len(header), header, overwrite=self.overwrite)
+        overwrite = self.overwrite or self._left_behind(data)
+        # No header is under way without voxels: see `_left_behind`.
+        drop_stale(self.location)
+        second = create_partial(data, nbytes, b"", overwrite=overwrite)
         try:
-            second = create_partial(data, nbytes, b"", overwrite=self.overwrite)
+            first = create_partial(self.location, len(header), header, overwrite=self.overwrite)
         except BaseException:
-            first.remove()
+            second.remove()
             raise
         address = Address(second.path, second.file, 0, shape, dtype, "F", writable=True)
         pair: Unfinished = _Pair(second.final, first, second)
@@ -230,8 +258,8 @@ class _Pair:
         self.header.rename()
 
     def remove(self) -> None:
-        self.data.remove()
         self.header.remove()
+        self.data.remove()
 
 
 def _read_header(location: str, start: bytes) -> tuple[dict[str, str], int]:

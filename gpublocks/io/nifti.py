@@ -4,7 +4,7 @@ Headers are read and written by nibabel.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Order
 from gpublocks.contracts import Sink as AnySink
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.compressed import Codec, pieces, write_gzip
 from gpublocks.formats.files.mapping import MappedSource, final_path, find_file, new_file
+from gpublocks.formats.files.metadata import arrangement
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target
 from gpublocks.formats.headed.headers import array_shape, data_file, read_start
@@ -77,12 +78,13 @@ def Source(  # noqa: N802
     except SourceError:
         raise
     except Exception as error:  # Damaged headers raise whatever nibabel stumbles on.
-        reason = str(error).partition("\n")[0]
+        reason = line_of(error)
         raise SourceError(f"{location} has no usable NIfTI header: {reason}") from error
     if scaled and scaling != (1, 0):
         raise SourceError(
             f"{location} says that voxels mean {scaling[0]} * voxel + {scaling[1]}; scale them "
-            "in the function, and give io.nifti.Source(path, scaled=False) for them as stored"
+            "in the function, and give io.nifti.Source(path, scaled=False), or --as-stored on the "
+            "command line, for them as stored"
         )
     if _is_single(fields):
         path, status = find_file(header, "a NIfTI file", writable=writable)
@@ -138,6 +140,15 @@ class Sink:
         object.__setattr__(self, "location", final_path(location))
         object.__setattr__(self, "overwrite", overwrite)
         object.__setattr__(self, "metadata", metadata)
+
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        return arrangement(names, "xyztc")
+
+    @property
+    def has_fixed_axes(self) -> bool:
+        """Whether axes have these names, whatever they are called."""
+        return True
 
     def check(self) -> None:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""

@@ -66,7 +66,8 @@ def Source(  # noqa: N802
     if shape is None or dtype is None:
         raise SourceError(
             f"{location} has no header that tells its shape; "
-            "use io.raw.Source(path, shape, dtype, order='C', offset=0)"
+            "use io.raw.Source(path, shape, dtype, order='C', offset=0), or --shape and --dtype "
+            "on the command line"
         )
     lengths, kind = _lengths(shape), _dtype(dtype)
     if order not in ("C", "F"):

@@ -164,6 +164,12 @@ class Sliced:
         else:
             self.base_source.write(box, array.reshape(box.shape))
 
+    def reserve(self) -> None:
+        """Take room for what will be written, where the whole needs that."""
+        reserve = getattr(self.base_source, "reserve", None)
+        if reserve is not None:
+            reserve()
+
     def sync(self) -> None:
         """Make what was written durable."""
         self.base_source.sync()

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +15,9 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
+from gpublocks.errors import ArgumentTypeError, SinkError, SourceError, line_of
 from gpublocks.formats.files.mapping import Address, MappedSource, check_room, final_path, find_file
-from gpublocks.formats.files.metadata import of_part
+from gpublocks.formats.files.metadata import arrangement, of_part
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target, create_partial, preallocate
 from gpublocks.formats.tiff.calibration import along_files
@@ -33,6 +33,8 @@ __all__ = ["Sink", "Source", "wrap"]
 
 NAME = "Tiff-Source"
 SERIES = "Tiff-Series-Source"
+
+_OME_TYPES = ("i1", "i2", "i4", "u1", "u2", "u4", "f4", "f8", "c8", "c16")
 
 _OWN_PAGES = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
 """Tells tifffile to take a file of a set for itself."""
@@ -155,6 +157,17 @@ class Sink:
         for key, value in given.items():
             object.__setattr__(self, key, value)
 
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        # Colours side by side stay where they are.
+        coloured = tuple(names[-3:]) == ("y", "x", "c")
+        return None if coloured else arrangement(names, "tczyx" if self.ome else "tzcyx")
+
+    @property
+    def has_fixed_axes(self) -> bool:
+        """Whether axes have these names, whatever they are called."""
+        return self.ome
+
     def check(self) -> None:
         """Raise `SinkError` if the file cannot be created. Creates nothing."""
         library = _tifffile("writing", SinkError)
@@ -173,6 +186,10 @@ class Sink:
         """Return ones, since voxels stand alone; or whole planes, where each is a file."""
         count = self._numbered(len(shape))
         return [(1,) * count + tuple(shape[count:]) if count else (1,) * len(shape)]
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: a plane before it is encoded, and after."""
+        return 2 * prod(unit) * itemsize if has_placeholder(self.location) else 0
 
     def create(
         self,
@@ -199,6 +216,12 @@ class Sink:
                 f"cannot create {self.location}: TIFF has no voxels of type {dtype}; "
                 "use another dtype="
             )
+        known = dtype.newbyteorder("=").str[1:] in _OME_TYPES
+        if self.ome and (not known or 0 in shape):
+            raise SinkError(
+                f"cannot create {self.location}: OME-TIFF has no voxels of type {dtype}, and no "
+                "empty images; use another dtype=, or a name without '.ome'"
+            )
         count = self._numbered(len(shape))
         style = self._style(shape, dtype, count)
         if self.compression is not None:
@@ -212,6 +235,7 @@ class Sink:
                 open_file=_member,
                 name=SERIES,
                 overwrite=self.overwrite,
+                compressed=self.compression is not None,
             )
         if self.compression is None:
             return _create(self.location, shape, dtype, style, overwrite=self.overwrite)
@@ -336,7 +360,6 @@ def _look(
                     level=level,
                     pages=pages,
                     nbytes=status.st_size,
-                    threads=library.TIFF.MAXWORKERS,
                 )
         if found.pages is not None and found.pages.decode is not None:
             _check_codecs("reading", SourceError)
@@ -346,7 +369,7 @@ def _look(
     except OSError as error:
         raise SourceError(error.errno, f"cannot read {location}: {error.strerror}") from error
     except Exception as error:  # Damaged files raise whatever tifffile comes upon.
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = line_of(error)
         raise SourceError(f"{location} is no usable TIFF file: {reason}") from error
 
 

@@ -7,7 +7,6 @@ of other stores, and of rare codecs by the library.
 import errno
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,16 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpublocks.budget import format_bytes
 from gpublocks.contracts import DType, Order
-from gpublocks.errors import SinkError, SourceError
+from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
-from gpublocks.formats.files.mapping import final_path
-from gpublocks.formats.files.metadata import coarser
-from gpublocks.formats.zarr.boxed import BoxedSource, Pyramid
+from gpublocks.formats.files.mapping import check_disk, final_path
+from gpublocks.formats.files.metadata import arrangement
+from gpublocks.formats.zarr.boxed import BoxedSource
+from gpublocks.formats.zarr.levels import NewLevel, Pyramid, averaging_bytes, halve, levels_of_new
 from gpublocks.formats.zarr.library import LibrarySource
 from gpublocks.formats.zarr.ome import Level, attributes, check_axes, image_metadata, spatial
-from gpublocks.formats.zarr.pyramid import Method, factors_of
+from gpublocks.formats.zarr.pyramid import Method, even_unit, factors_of
 from gpublocks.formats.zarr.zarr_layout import (
     check_codec,
     chunks_within,
@@ -126,8 +125,9 @@ class Sink:
     """A Zarr array or OME-Zarr image that will be created when its shape and type are known.
 
     It becomes an image if its name ends with ``.ome.zarr``, or if it has several levels; the finest
-    one is that which is written, the others are made of it when it is finished. Until then the
-    folder is called ``<name>.partial``.
+    one is that which is written. The second one is made of the same blocks, the others of that when
+    it is finished: no voxel that was written is read again. Until then the folder is called
+    ``<name>.partial``, and the voxels of the second level lie in it as they are.
 
     Parameters
     ----------
@@ -141,7 +141,8 @@ class Sink:
         Whether an array or group of that name may be replaced.
     zarr_format : {3, 2}
     levels : int
-        Resolutions of an image, each with half as many voxels along the axes of space.
+        Resolutions of an image, each with half as many voxels along the axes of space. Blocks are
+        cut at even voxels there.
     method : {'mean', 'nearest'}
         How voxels of coarser levels are made: of the mean, or of the first one, as for labels.
     scale : sequence of float, optional
@@ -184,9 +185,9 @@ class Sink:
         """Whether it is an OME-Zarr image, not a plain array."""
         return self.levels > 1 or self.location.lower().endswith(".ome.zarr")
 
-    def with_metadata(self, metadata: Mapping[str, Any]) -> "Sink":
-        """Return this sink with what a source tells of its voxels, unless it has such itself."""
-        return self if self.metadata is not None else replace(self, metadata=metadata)
+    def arrangement(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return in which order axes are as the format has them; None if they are, or have none."""
+        return arrangement(names, "tczyx") if self.is_image else None
 
     def check(self) -> None:
         """Raise `SinkError` if it cannot be created. Creates nothing."""
@@ -226,11 +227,25 @@ class Sink:
         """
         if np.dtype(dtype).kind not in "biufc" or not shape:
             raise SinkError(f"an array of shape {shape} and {dtype} cannot be stored; use numbers")
+        # In F order axes have the same names backwards, and all of them are those of space: images
+        # with others have them first.
+        told = self._told(shape, "C")
         if self.is_image and self.axes is not None:
-            check_axes(self._told(shape, "C")["axes"], shape)
+            check_axes(told["axes"], shape)
         chunks, shards = self._given(shape)
         given = shards or chunks
-        return [given] if given else units_of(shape, np.dtype(dtype).itemsize)
+        units = [given] if given else units_of(shape, np.dtype(dtype).itemsize)
+        if self.levels == 1:
+            return units
+        factors = factors_of(shape, spatial(told["axes"]))
+        return list(dict.fromkeys([even_unit(unit, factors, shape) for unit in units]))
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: an encoded file, and a chunk of it before and after."""
+        chunks, shards = self._given((1,) * len(unit))
+        chunks = chunks or (chunks_within(shards, itemsize) if shards else unit)
+        averaging = averaging_bytes(itemsize) if self.levels > 1 else 0
+        return averaging + (prod(shards or chunks) + 2 * prod(chunks)) * itemsize
 
     def create(
         self,
@@ -252,48 +267,52 @@ class Sink:
         told = self._told(shape, order)
         if self.is_image:
             check_axes(told["axes"], shape)
-        if codec_of(self.codec) is None:
-            _check_room(self.location, prod(shape) * dtype.itemsize)
+        levels = levels_of_new(
+            shape, told, axes=spatial(told["axes"]), count=self.levels, method=self.method
+        )
         folder = create_folder(self.location, overwrite=self.overwrite)
         try:
-            return self._create(folder, shape, dtype, order, unit or offered[0], told)
-        except Exception as error:
+            self._check_room(levels, dtype)
+            return self._create(folder, levels, dtype, order, unit or offered[0])
+        except BaseException as error:
             folder.remove()
-            if isinstance(error, SinkError):
+            if isinstance(error, SinkError) or not isinstance(error, Exception):
                 raise
             raise SinkError(
-                getattr(error, "errno", None), f"cannot create {self.location}: {_line(error)}"
+                getattr(error, "errno", None), f"cannot create {self.location}: {line_of(error)}"
             ) from error
+
+    def _check_room(self, levels: Sequence[NewLevel], dtype: DType) -> None:
+        sizes = [prod(level.shape) * dtype.itemsize for level in levels]
+        most = sum(sizes) + sum(sizes[1:2])
+        plain = codec_of(self.codec) is None
+        check_disk(self.location, most if plain else sum(sizes[1:2]), most=most)
 
     def _create(
         self,
         folder: PartialFolder,
-        shape: tuple[int, ...],
+        levels: Sequence[NewLevel],
         dtype: DType,
         order: Order,
         unit: tuple[int, ...],
-        told: dict[str, Any],
     ) -> BoxedSource:
-        halved = spatial(told["axes"]) if self.is_image else ()
-        levels, shapes = [Level("0" if self.is_image else "", told)], [shape]
-        while len(levels) < self.levels and prod(factors_of(shapes[-1], halved)) > 1:
-            factors = factors_of(shapes[-1], halved)
-            shapes.append(tuple([-(-n // f) for n, f in zip(shapes[-1], factors, strict=True)]))
-            told = coarser(told, factors, centred=self.method == "mean")
-            levels.append(Level(str(len(levels)), told))
+        images = [Level(str(n), level.metadata) for n, level in enumerate(levels)]
         if self.is_image:
             name = os.path.basename(self.location).removesuffix(".zarr").removesuffix(".ome")
             version = _NGFF[self.zarr_format]
-            told = attributes(levels, name=name, method=self.method, version=version)
+            told = attributes(images, name=name, method=self.method, version=version)
             create_group(folder.path, self.zarr_format, told)
-        made = tuple(
-            [
-                self._array(folder.path, level, size, dtype, order, unit)
-                for level, size in zip(levels, shapes, strict=True)
-            ]
-        )
-        made[0].under_way = Pyramid(folder, made, halved, self.method)
-        return made[0]
+        else:
+            images = [Level("", levels[0].metadata)]
+        finest, *others = [
+            self._array(folder.path, image, level.shape, dtype, order, unit)
+            for image, level in zip(images, levels, strict=True)
+        ]
+        if others:
+            finest.halved = halve(folder, levels[1], dtype, order, self.method)
+        coarser = list(zip(levels[1:], others, strict=True))
+        finest.under_way = Pyramid(folder, coarser, finest.halved)
+        return finest
 
     def _array(
         self,
@@ -304,9 +323,9 @@ class Sink:
         order: Order,
         unit: tuple[int, ...],
     ) -> BoxedSource:
-        """Create one array, with chunks of a `unit` where no shards were given."""
+        """Create one array, with chunks of a `unit` where neither they nor shards were given."""
         chunks, shards = self._given(shape)
-        chunks = unit if shards is None else chunks or chunks_within(shards, dtype.itemsize)
+        chunks = chunks or (unit if shards is None else chunks_within(shards, dtype.itemsize))
         if level.path not in ("", "0"):
             chunks, shards = no_longer(shape, chunks, shards)
         codec = codec_of(self.codec)
@@ -383,17 +402,3 @@ def _by_library(
         metadata=told_of(found),
         reopen=reopen,
     )
-
-
-def _check_room(location: str, nbytes: int) -> None:
-    folder = os.path.dirname(location)
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise SinkError(
-            errno.ENOSPC,
-            f"{location} needs {format_bytes(nbytes)}, {folder} has {format_bytes(free)} free",
-        )
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

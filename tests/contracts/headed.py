@@ -14,7 +14,8 @@ import gpublocks as gb
 from gpublocks import contracts, io
 from gpublocks.errors import SinkError
 from gpublocks.geometry import Region
-from tests.contracts.sources import NewSinkContract, SourceContract, reference, start
+from tests.contracts.sources import NewSinkContract, SourceContract, reference
+from tests.forks import fork
 
 FILL = """
 import sys, numpy as np
@@ -149,14 +150,14 @@ class NewFileContract(NewSinkContract):
         path = tmp_path / f"new{self.suffix}"
         expected = np.arange(2_000_000, dtype="i4").reshape(200, 100, 100)
         new = f"io.{self.kind.__module__.split('.')[-1]}.Sink({str(path)!r}, **{self.options})"
-        process = start(FILL, new)
+        process = fork(FILL, new)
         if seed == 0:
             while not list(tmp_path.iterdir()):
                 time.sleep(0.001)
         else:
             assert process.stderr.readline() == "written\n"
             time.sleep(np.random.default_rng(seed).uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
         if path.exists():
             like = np.asarray(expected, order=self.orders[0])

@@ -12,6 +12,7 @@ from gpublocks import contracts
 from gpublocks.contracts import Reach
 from gpublocks.errors import GpublocksError
 from gpublocks.geometry import Region
+from tests.forks import fork
 
 REGIONS = [
     Region((0, 0, 0), (5, 6, 7)),
@@ -48,8 +49,8 @@ def start(code, *arguments):
 
 
 def ends(process):
-    """Wait for an interpreter, which must not fail."""
-    _, errors = process.communicate(timeout=60)
+    """Wait for another process, which must not fail."""
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
 
 
@@ -134,17 +135,19 @@ class SourceContract:
         region = REGIONS[1]
         assert len(pickle.dumps(source)) < 1000
         (tmp_path / "sent").write_bytes(pickle.dumps((source, region)))
-        ends(start(READ, tmp_path / "sent", tmp_path / "got.npy"))
+        ends(fork(READ, tmp_path / "sent", tmp_path / "got.npy"))
         assert np.array_equal(np.load(tmp_path / "got.npy"), expected[region.slices])
 
 
 class SinkContract(SourceContract):
     """Subclasses say how a sink is made of an array whose voxels it shows until it is written."""
 
+    single_writer = False
+
     def test_is_a_sink(self, source):
         assert isinstance(source, contracts.Sink)
         assert source.writable is True
-        assert source.single_writer is False
+        assert source.single_writer is self.single_writer
 
     def test_writes_what_numpy_assigns(self, source, expected):
         for value, region in enumerate(REGIONS):
@@ -179,7 +182,7 @@ class SinkContract(SourceContract):
         processes = []
         for n, writes in enumerate(shares):
             (tmp_path / f"sent{n}").write_bytes(pickle.dumps((source, writes)))
-            processes.append(start(WRITE, tmp_path / f"sent{n}"))
+            processes.append(fork(WRITE, tmp_path / f"sent{n}"))
         for process in processes:
             ends(process)
         assert np.array_equal(source.read(REGIONS[0]), np.arange(1000, 1210).reshape(5, 6, 7))

@@ -76,7 +76,7 @@ class Confined:
         try:
             self._check(path)
             if parts:
-                _replace(path, parts)
+                _replace(path, parts, self.path)
             else:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
@@ -119,12 +119,16 @@ def exactly(fd: int, offset: int, nbytes: int) -> bytes:
     return data
 
 
-def _replace(path: str, parts: Sequence[Any]) -> None:
-    """Write a file under a name of its own, which is then given the right one."""
+def _replace(path: str, parts: Sequence[Any], root: str) -> None:
+    """Write a file under a name of its own, which is then given the right one.
+
+    Folders that it lies in are made, below one that must be there.
+    """
     partial = partial_path(f"{path}.{os.getpid()}-{threading.get_ident()}-{next(_number)}")
     try:
         fd = os.open(partial, _NEW, 0o666)
     except FileNotFoundError:
+        os.stat(root)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = os.open(partial, _NEW, 0o666)
     try:

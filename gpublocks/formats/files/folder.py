@@ -41,48 +41,82 @@ class PartialFolder:
         Whether what is at `final` may be replaced.
     """
 
-    __slots__ = ("__weakref__", "_unlock", "final", "overwrite", "path")
+    __slots__ = ("__weakref__", "_file", "_unlock", "final", "overwrite", "path")
 
     def __init__(self, path: str, final: str, fd: int, *, overwrite: bool) -> None:
         self.path = path
         self.final = final
         self.overwrite = overwrite
+        self._file = os.fstat(fd)
         self._unlock = weakref.finalize(self, os.close, fd)
 
     def rename(self) -> None:
         """Give the folder its final name, durably. What is replaced is removed after that.
+
+        A run that is killed in between leaves what was replaced under a name of its own, which the
+        next run gives back or removes.
 
         Raises
         ------
         SinkError
             If that cannot be done; the folder keeps its partial name.
         """
-        kept = f"the result is kept in {self.path}"
         aside = _aside(self.final)
-        exists = os.path.lexists(self.final)
         try:
-            if exists and not self.overwrite:
-                raise SinkError(errno.EEXIST, f"{self.final} appeared during the run; {kept}")
+            self._check()
             if os.name == "nt":
                 # Windows moves no folder in which a file is open.
                 self._unlock()
-            if exists:
-                os.rename(self.final, aside)
-            os.rename(self.path, self.final)
-            os.unlink(os.path.join(self.final, _LOCK))
-            if os.name != "nt":
-                sync_path(os.path.dirname(self.final))
+            self._move(aside)
         except SinkError:
             raise
         except OSError as error:
-            if exists and not os.path.lexists(self.final):
-                os.rename(aside, self.final)
             raise SinkError(
-                error.errno, f"cannot create {self.final}: {error.strerror}; {kept}"
+                error.errno,
+                f"cannot create {self.final}: {error.strerror}; the result is kept in {self.path}",
             ) from error
         finally:
             self._unlock()
-        _remove(aside)
+        try:
+            os.unlink(os.path.join(self.final, _LOCK))
+            if os.name != "nt":
+                sync_path(os.path.dirname(self.final))
+            _remove_marked(aside)
+        except OSError as error:
+            raise SinkError(
+                error.errno,
+                f"{self.final} is complete, but may not be durable, or what it replaces be left in "
+                f"{aside}: {error.strerror}",
+            ) from error
+
+    def _check(self) -> None:
+        """Raise `SinkError` if the folder is not there any more, or must not get its name."""
+        try:
+            there = os.path.samestat(os.lstat(os.path.join(self.path, _LOCK)), self._file)
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise SinkError(
+                errno.ENOENT, f"{self.path} was removed during the run, with all that was written"
+            )
+        if os.path.lexists(self.final) and not self.overwrite:
+            raise SinkError(
+                errno.EEXIST,
+                f"{self.final} appeared during the run; the result is kept in {self.path}",
+            )
+
+    def _move(self, aside: str) -> None:
+        """Give the folder its name, and what had it another one, or do neither."""
+        exists = os.path.lexists(self.final)
+        if exists:
+            _mark(self.final)
+            os.rename(self.final, aside)
+        try:
+            os.rename(self.path, self.final)
+        except OSError:
+            if exists:
+                os.rename(aside, self.final)
+            raise
 
     def remove(self) -> None:
         """Delete the folder and all that is in it."""
@@ -105,18 +139,20 @@ def check_folder(final: str, marks: Iterable[str], *, overwrite: bool, advice: s
         How to ask for that.
     """
     check_parent(final)
-    if os.path.lexists(final) and not overwrite:
+    exists, aside = os.path.lexists(final), _aside(final)
+    if exists and not overwrite:
         raise SinkError(errno.EEXIST, f"{final} exists; {advice}")
-    if os.path.lexists(final) and not any(os.path.lexists(f"{final}/{mark}") for mark in marks):
+    if exists and not any(os.path.lexists(f"{final}/{mark}") for mark in marks):
         raise SinkError(
             errno.EEXIST, f"{final} is not of the kind that would replace it; remove it yourself"
         )
-    aside = _aside(final)
-    if os.path.lexists(aside):
+    if os.path.lexists(aside) and not _is_marked(aside):
+        raise SinkError(errno.EEXIST, f"{aside} is in the way; remove it")
+    if os.path.lexists(aside) and not exists and not overwrite:
         raise SinkError(
             errno.EEXIST,
-            f"{aside} is in the way: what {final} was before a run that was killed while "
-            "replacing it; remove or rename it",
+            f"{aside} is what {final} was before a run that was killed while replacing it; rename "
+            f"it, or {advice}",
         )
     path = partial_path(final)
     if os.path.lexists(path) and not _may_take(path):
@@ -125,6 +161,8 @@ def check_folder(final: str, marks: Iterable[str], *, overwrite: bool, advice: s
 
 def create_folder(final: str, *, overwrite: bool) -> PartialFolder:
     """Create a folder under its partial name; what a killed run left there is removed.
+
+    What such a run was about to replace gets its name back.
 
     Raises
     ------
@@ -145,6 +183,7 @@ def create_folder(final: str, *, overwrite: bool) -> PartialFolder:
             for name in os.listdir(path):
                 if name != _LOCK:
                     _remove(os.path.join(path, name))
+            _restore(final)
         except BaseException:
             os.close(fd)
             raise
@@ -199,7 +238,40 @@ def _may_take(path: str) -> bool:
 
 
 def _aside(final: str) -> str:
+    """Return the name of a folder that is being replaced, in the meantime."""
     return final + ".replaced"
+
+
+def _mark(final: str) -> None:
+    """Let a folder be known as one that is being replaced, whatever its name is."""
+    with open(os.path.join(final, _LOCK), "a"):
+        pass
+
+
+def _is_marked(path: str) -> bool:
+    return os.path.lexists(os.path.join(path, _LOCK)) and not os.path.islink(path)
+
+
+def _remove_marked(path: str) -> None:
+    """Remove a folder, what marks it last: one that is left in part is still known."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(path):
+            if name != _LOCK:
+                _remove(os.path.join(path, name))
+        _remove(path)
+
+
+def _restore(final: str) -> None:
+    """Give a folder that a killed run was replacing its name back; remove it if that was done."""
+    aside = _aside(final)
+    if not _is_marked(aside):
+        return
+    if os.path.lexists(final):
+        _remove_marked(aside)
+        return
+    os.rename(aside, final)
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(final, _LOCK))
 
 
 def _remove(path: str) -> None:

@@ -19,8 +19,14 @@ import numpy as np
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
-from gpublocks.formats.files.partial import create_partial, partial_path, sync_path
+from gpublocks.formats.files.partial import (
+    create_partial,
+    partial_path,
+    preallocate,
+    sync_path,
+)
 from gpublocks.geometry import Region
+from gpublocks.notice import warn_user
 from gpublocks.voxels import (
     put,
     source_array,
@@ -36,6 +42,7 @@ __all__ = [
     "Address",
     "MappedSource",
     "Unfinished",
+    "check_disk",
     "check_length",
     "check_room",
     "check_unchanged",
@@ -248,6 +255,30 @@ class MappedSource:
         self._check_mapped()
         put(mapped, region, array)
 
+    def reserve(self) -> None:
+        """Take room on the disk for voxels in holes of the file, as programs leave them.
+
+        Raises
+        ------
+        SinkError
+            If there is none. Writing to the map of a hole kills the process on a full disk.
+        """
+        address = self._address
+        try:
+            fd = os.open(address.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            try:
+                status = os.fstat(fd)
+                if getattr(status, "st_blocks", status.st_size) * 512 < status.st_size:
+                    preallocate(fd, address.nbytes, address.offset)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise SinkError(
+                error.errno,
+                f"cannot write into {address.path}: {error.strerror} (it has holes, and its voxels "
+                f"need {format_bytes(address.nbytes)})",
+            ) from error
+
     def sync(self) -> None:
         """Make what any process wrote to the file durable.
 
@@ -397,21 +428,46 @@ def new_file(
 
 def check_room(final: str, nbytes: int) -> None:
     """Raise `SinkError` if there is no room for a new file; that of a killed run gives way."""
-    folder = os.path.dirname(final)
-    free = shutil.disk_usage(folder).free
+    freed = 0
     with suppress(FileNotFoundError):
-        free += os.stat(partial_path(final)).st_size
-    if nbytes > free:
-        raise SinkError(
-            errno.ENOSPC,
-            f"{final} needs {format_bytes(nbytes)}, {folder} has {format_bytes(free)} free",
-        )
+        freed = os.stat(partial_path(final)).st_size
+    check_disk(final, nbytes, freed=freed)
     limit = _file_size_limit()
     if limit is not None and nbytes > limit:
         raise SinkError(
             errno.EFBIG,
             f"{final} needs {format_bytes(nbytes)}, above the limit for files of this "
             f"process (RLIMIT_FSIZE {format_bytes(limit)}); raise it with ulimit -f",
+        )
+
+
+def check_disk(final: str, nbytes: int, *, most: int = 0, freed: int = 0) -> None:
+    """Raise `SinkError` if a disk has no room for what is new on it; warn if it may have none.
+
+    What is compressed may take next to nothing: it is refused only when the disk is full.
+
+    Parameters
+    ----------
+    final : str
+        Absolute path of the file or folder that is new.
+    nbytes : int
+        What it takes in any case.
+    most : int
+        What it takes if nothing gets smaller by compression, if that is more.
+    freed : int
+        What there will be beside the room that is free.
+    """
+    folder = os.path.dirname(final)
+    free = shutil.disk_usage(folder).free + freed
+    if nbytes > free:
+        raise SinkError(
+            errno.ENOSPC,
+            f"{final} needs {format_bytes(nbytes)}, {folder} has {format_bytes(free)} free",
+        )
+    if most > free:
+        warn_user(
+            f"{final} needs up to {format_bytes(most)}, and {folder} has {format_bytes(free)} "
+            "free: if compression does not make it fit, the run ends with an error"
         )
 
 

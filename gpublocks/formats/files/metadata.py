@@ -10,7 +10,7 @@ from typing import Any
 
 from gpublocks.errors import PlanError
 
-__all__ = ["axis_names", "checked", "coarser", "of_part"]
+__all__ = ["arrangement", "axis_names", "checked", "coarser", "of_part", "permuted"]
 
 Metadata = Mapping[str, Any]
 
@@ -133,6 +133,42 @@ def of_part(metadata: Metadata, slicing: Sequence[Any], ndim: int) -> dict[str, 
     if spacing is not None:
         told["spacing"] = [s and s * _step(i) for s, i in zip(spacing, slicing, strict=True)]
     return {key: tuple([values[axis] for axis in kept]) for key, values in told.items()}
+
+
+def permuted(metadata: Metadata, axes: Sequence[int]) -> dict[str, Any]:
+    """Return what holds for an array whose axes are in another order.
+
+    Parameters
+    ----------
+    axes : sequence of int
+        Which axis each one was.
+
+    Examples
+    --------
+    >>> permuted({"axes": ("y", "x"), "spacing": (2.0, 1.0), "space": "RAS"}, (1, 0))
+    {'axes': ('x', 'y'), 'spacing': (1.0, 2.0), 'space': 'RAS'}
+    """
+    found = dict(metadata)
+    for key in (*_PER_AXIS, "directions"):
+        values = list(metadata.get(key) or ())
+        if values:
+            values += [None] * (len(axes) - len(values))
+            found[key] = tuple([values[axis] for axis in axes])
+    return found
+
+
+def arrangement(names: Sequence[str], order: str) -> tuple[int, ...] | None:
+    """Return in which order axes are as a format has them; None if they are, or it has others.
+
+    Examples
+    --------
+    >>> arrangement(("x", "y", "z"), "tczyx"), arrangement(("z", "x"), "tczyx")
+    ((2, 1, 0), None)
+    """
+    if any(len(name) != 1 or name not in order for name in names):
+        return None
+    axes = tuple(sorted(range(len(names)), key=lambda axis: order.index(names[axis])))
+    return None if axes == tuple(range(len(names))) else axes
 
 
 def _start(index: Any) -> int:

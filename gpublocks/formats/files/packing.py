@@ -10,7 +10,7 @@ from typing import Any
 
 from gpublocks.contracts import Array, DType, Extent, Order
 from gpublocks.errors import SinkError
-from gpublocks.formats.files.mapping import check_room, new_file
+from gpublocks.formats.files.mapping import check_disk, new_file
 from gpublocks.formats.files.partial import check_target, partial_path, sync_path
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
@@ -46,11 +46,13 @@ class PackedSink:
         Kind of sink, as shown in its repr.
     overwrite : bool
         Whether a file of that name may be replaced.
+    reserves : bool
+        Whether packing needs room for all voxels as they are, however small the file gets.
 
     Raises
     ------
     SinkError
-        If there is no room for both files, or another run is writing it.
+        If there is no room for the plain voxels, or another run is writing it.
     """
 
     single_writer = False
@@ -65,6 +67,7 @@ class PackedSink:
         pack: Pack,
         name: str,
         overwrite: bool,
+        reserves: bool = False,
     ) -> None:
         self.name = name
         self._final = final
@@ -75,7 +78,8 @@ class PackedSink:
         )
         self._open = True
         try:
-            check_room(final, self._plain.size * dtype.itemsize)
+            most = self._plain.size * dtype.itemsize
+            check_disk(final, most if reserves else 0, most=most)
         except SinkError:
             self.abort()
             raise
@@ -156,7 +160,6 @@ class PackedSink:
             return
         self._open = False
         partial = partial_path(self._final)
-        kept = f"the voxels, {self!r}, are kept in {self._plain.location}"
         try:
             check_target(self._final, overwrite=self._overwrite)
             self._pack(self._plain.array, partial)
@@ -165,8 +168,18 @@ class PackedSink:
         except Exception as error:
             with suppress(OSError):
                 os.unlink(partial)
-            raise SinkError(f"cannot create {self._final}: {error}; {kept}") from error
+            raise SinkError(
+                getattr(error, "errno", None),
+                f"cannot create {self._final}: {error}; the voxels are kept in {self._keep()}, for "
+                f"io.raw.Source(path, {self.shape}, '{self.dtype.str}', '{self.order}')",
+            ) from error
         self._plain.abort()
+
+    def _keep(self) -> str:
+        """Give the plain voxels a name that no other run takes, and return it."""
+        with suppress(SinkError):
+            self._plain.finish()
+        return self._plain.location
 
     def abort(self) -> None:
         """Remove what was written, if it was not finished."""

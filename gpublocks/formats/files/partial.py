@@ -16,11 +16,15 @@ __all__ = [
     "check_parent",
     "check_target",
     "create_partial",
+    "drop_stale",
     "lock_file",
     "partial_path",
     "preallocate",
     "sync_path",
 ]
+
+
+_OPEN = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Partial:
@@ -147,7 +151,7 @@ def create_partial(final: str, nbytes: int, header: bytes, *, overwrite: bool) -
     """
     path = partial_path(final)
     try:
-        fd = _lock_new(path)
+        fd = _lock_new(final)
         try:
             preallocate(fd, nbytes)
             os.write(fd, header)
@@ -162,17 +166,29 @@ def create_partial(final: str, nbytes: int, header: bytes, *, overwrite: bool) -
     return Partial(path, final, fd, overwrite=overwrite)
 
 
-def _lock_new(path: str) -> int:
-    """Return the descriptor of a new file that no other run writes; a stale one is replaced."""
-    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+def drop_stale(final: str) -> None:
+    """Remove the partial file that a killed run left, if there is one.
+
+    Raises
+    ------
+    SinkError
+        If another run is writing it.
+    """
+    path = partial_path(final)
     with suppress(FileNotFoundError):
-        stale = os.open(path, flags)
+        stale = os.open(path, _OPEN)
         try:
             lock_file(stale, path, path)
             os.unlink(path)
         finally:
             os.close(stale)
-    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _lock_new(final: str) -> int:
+    """Return the descriptor of a new file that no other run writes; a stale one is replaced."""
+    drop_stale(final)
+    path = partial_path(final)
+    fd = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         lock_file(fd, path, path)
     except BaseException:
@@ -226,15 +242,15 @@ def sync_path(path: str) -> None:
         os.close(fd)
 
 
-def preallocate(fd: int, nbytes: int) -> None:
+def preallocate(fd: int, nbytes: int, offset: int = 0) -> None:
     """Reserve the blocks of a file, so that writing to its map cannot fail for want of room."""
     if hasattr(os, "posix_fallocate"):
         try:
-            os.posix_fallocate(fd, 0, nbytes)
+            os.posix_fallocate(fd, offset, nbytes)
         except OSError as error:
             # File systems that copy on write (ZFS) cannot reserve.
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
         else:
             return
-    os.ftruncate(fd, nbytes)
+    os.ftruncate(fd, max(os.fstat(fd).st_size, offset + nbytes))

@@ -7,6 +7,7 @@ Touches local files. Chunks that gzip compressed are inflated here, beside the l
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,10 @@ class DatasetSource:
         except Exception as error:
             raise SinkError(f"cannot write {self._place}: {reason(error)}") from error
 
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: a chunk before it is encoded, and after."""
+        return 2 * prod(unit) * itemsize
+
     def sync(self) -> None:
         """Make what was written durable.
 
@@ -283,6 +288,14 @@ class DatasetSource:
                 return f", chunk {box.start},"
         return ""
 
+    def _is_written(self, box: Region) -> bool:
+        """Tell whether there is a chunk, or none can be found for damage."""
+        try:
+            with locked():
+                return bool(self._dataset().id.get_chunk_info_by_coord(box.start).size)
+        except Exception:  # HDF5 raises whatever it stumbles on.
+            return True
+
     def _read_chunk(self, box: Region, part: Region, out: Array) -> None:
         """Read a part of a chunk."""
         nbytes = box.size * self.dtype.itemsize
@@ -295,7 +308,7 @@ class DatasetSource:
         except (SourceError, MemoryError):
             raise
         except Exception as error:
-            if "not allocated" not in str(error):
+            if self._is_written(box):
                 raise SourceError(f"{where} cannot be read: {reason(error)}") from error
             # Voxels that nobody wrote.
             self._read_by_library(part, out)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach, Source
 from gpublocks.errors import SinkError
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder, sync_files
+from gpublocks.formats.files.mapping import check_disk
 from gpublocks.formats.files.partial import partial_path
 from gpublocks.formats.files.picking import source_getitem, source_setitem, target
 from gpublocks.formats.tiff.planes import Numbering, has_placeholder, planes_of
@@ -55,6 +54,8 @@ class PlanesSink:
         Kind of sink, as shown in its repr.
     overwrite : bool
         Whether planes of these names may be replaced.
+    compressed : bool
+        Whether files are smaller than their voxels, as a rule.
 
     Raises
     ------
@@ -92,6 +93,7 @@ class PlanesSink:
         open_file: Open,
         name: str,
         overwrite: bool,
+        compressed: bool = False,
     ) -> None:
         final, pattern = os.path.split(location)
         names = Numbering(pattern)
@@ -99,8 +101,13 @@ class PlanesSink:
         if len(shape) <= count:
             raise SinkError(f"{location} numbers {count} axes and planes, of {len(shape)} axes")
         files = names.first(shape[:count])
-        _check_room(final, prod(shape) * dtype.itemsize)
         under_way = create_folder(final, overwrite=overwrite)
+        nbytes = prod(shape) * dtype.itemsize
+        try:
+            check_disk(final, 0 if compressed else nbytes, most=nbytes)
+        except BaseException:
+            under_way.remove()
+            raise
         self._set(under_way.path, files, shape, dtype, save, open_file, name)
         self._under_way = under_way
 
@@ -282,16 +289,6 @@ def check_planes(location: str, *, overwrite: bool) -> None:
                     )
     advice = "name a new folder, or pass overwrite=True to the Sink to replace its planes"
     check_folder(folder, [first], overwrite=overwrite, advice=advice)
-
-
-def _check_room(folder: str, nbytes: int) -> None:
-    parent = os.path.dirname(folder)
-    free = shutil.disk_usage(parent).free
-    if nbytes > free:
-        raise SinkError(
-            errno.ENOSPC,
-            f"{folder} needs {format_bytes(nbytes)}, {parent} has {format_bytes(free)} free",
-        )
 
 
 def _received(*state: Any) -> PlanesSink:

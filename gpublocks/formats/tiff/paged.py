@@ -1,8 +1,7 @@
 """Arrays in pages of strips or tiles, decoded where a region touches them. Touches local files."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, BinaryIO
@@ -73,8 +72,6 @@ class Pages:
         Type of voxels as they are stored.
     empty : int or float
         Value of the voxels of an empty segment.
-    threads : int
-        How many may decode at once.
     """
 
     paging: Paging
@@ -83,7 +80,6 @@ class Pages:
     decode: Callable[[bytes, int, int], Array] | None
     dtype: DType
     empty: float
-    threads: int
 
 
 class PagedSource:
@@ -176,15 +172,9 @@ class PagedSource:
             self._pages = self._load(self._address)
         pages = self._pages
         voxels = pages.paging.unfolded(region, out)
-        parts = list(pages.paging.parts(region))
-        threads = min(pages.threads, len(parts))
-        if threads < 2:
-            self._decode(pages, parts, voxels)
-            return out
-        with ThreadPoolExecutor(threads) as pool:
-            shares = [parts[n::threads] for n in range(threads)]
-            for done in [pool.submit(self._decode, pages, share, voxels) for share in shares]:
-                done.result()
+        # By the thread that reads, as others of a run do at the same time: threads that come and go
+        # leave behind what their decoders took.
+        self._decode(pages, pages.paging.parts(region), voxels)
         return out
 
     def verify(self) -> None:
@@ -200,7 +190,7 @@ class PagedSource:
     def __reduce__(self) -> Any:
         return PagedSource, (self._address, self._load, self.name, self.metadata)
 
-    def _decode(self, pages: Pages, parts: Sequence[Part], voxels: Array) -> None:
+    def _decode(self, pages: Pages, parts: Iterable[Part], voxels: Array) -> None:
         """Copy what is taken of some segments to where it belongs."""
         try:
             # A descriptor of its own for each call: no position is shared by threads or processes.

@@ -23,6 +23,7 @@ from gpublocks.formats.tiff.calibration import (
     planes_in_ome,
     scaled,
 )
+from gpublocks.formats.tiff.declared import declared_samples
 from gpublocks.formats.tiff.paged import Pages
 from gpublocks.formats.tiff.segments import Paging
 
@@ -34,8 +35,8 @@ _MOST_PACKED = {5: 5_000, 8: 1_100, 32773: 64, 32946: 1_100}
 _MOST_OF_OTHERS = 1_000_000
 _HARMLESS_BYTES = 1 << 26
 
-_SMALL_BYTES = 1 << 16
-"""Strips and tiles below this are decoded in less time than a thread takes to begin."""
+_MOST_DECLARED, _HARMLESS_SAMPLES = 8, 1 << 16
+"""Images in strips and tiles have their edges rounded up, and channels that nobody asks for."""
 
 _RESOLUTION_TAG = 282
 
@@ -59,7 +60,7 @@ class Stack:
 
 
 def find_stack(
-    tif: Any, location: str, *, series: int, level: int, pages: int, nbytes: int, threads: int
+    tif: Any, location: str, *, series: int, level: int, pages: int, nbytes: int
 ) -> Stack:
     """Return where an image is in a file.
 
@@ -75,8 +76,6 @@ def find_stack(
         How many directories the file has.
     nbytes : int
         How long it is.
-    threads : int
-        How many may decode it.
 
     Raises
     ------
@@ -101,7 +100,7 @@ def find_stack(
     if chosen.keyframe.is_final:
         stored = _plain(chosen, found, dtype)
     else:
-        stored = _packed(chosen, found, location, nbytes, threads)
+        stored = _packed(chosen, found, location, nbytes)
     _check_places(stored, location, nbytes)
     return Stack(shape, stored.dtype, metadata, pages=stored)
 
@@ -169,11 +168,10 @@ def _plain(chosen: Any, pages: list[Any], dtype: DType) -> Pages:
         decode=None,
         dtype=dtype,
         empty=0,
-        threads=1,
     )
 
 
-def _packed(chosen: Any, pages: list[Any], location: str, size: int, threads: int) -> Pages:
+def _packed(chosen: Any, pages: list[Any], location: str, size: int) -> Pages:
     """Return pages of which whole strips or tiles are decoded."""
     key = chosen.keyframe
     tile = (key.tiledepth, key.tilelength, key.tilewidth)
@@ -191,7 +189,10 @@ def _packed(chosen: Any, pages: list[Any], location: str, size: int, threads: in
     decode(None, 0)
     tables, header = [page.jpegtables for page in pages], key.jpegheader
 
+    codec, samples = int(key.compression), prod(segment) * key.shaped[4]
+
     def voxels(data: bytes, page: int, number: int) -> Array:
+        _check_declared((header or b"") + data, codec, samples)
         decoded = decode(data, number, jpegtables=tables[page], jpegheader=header)
         return decoded[0]  # type: ignore[no-any-return]
 
@@ -202,8 +203,14 @@ def _packed(chosen: Any, pages: list[Any], location: str, size: int, threads: in
         decode=voxels,
         dtype=chosen.dtype,
         empty=key.nodata,
-        threads=1 if nbytes < _SMALL_BYTES else threads,
     )
+
+
+def _check_declared(data: bytes, compression: int, samples: int) -> None:
+    """Raise `ValueError` if a codec would make more of a strip or tile than belongs into it."""
+    declared = declared_samples(data, compression)
+    if declared is not None and declared > _MOST_DECLARED * samples + _HARMLESS_SAMPLES:
+        raise ValueError(f"it claims {declared} samples, and has room for {samples}")
 
 
 def _metadata(tif: Any, chosen: Any, series: int, level: int) -> dict[str, Any]:

@@ -3,21 +3,19 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from gpublocks import machine
-from gpublocks.concurrency import Threads
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
-from gpublocks.crew import Crew
-from gpublocks.errors import PlanError, SinkError, SourceError
-from gpublocks.formats.files.folder import PartialFolder, sync_files
+from gpublocks.errors import SinkError, SourceError
+from gpublocks.formats.files.folder import sync_files
 from gpublocks.formats.files.mapping import stamp
-from gpublocks.formats.files.picking import enclosing, source_getitem, source_setitem
+from gpublocks.formats.files.picking import enclosing, source_getitem, source_setitem, target
 from gpublocks.formats.zarr.boxes import Store
-from gpublocks.formats.zarr.pyramid import Method, coarser_tasks, factors_of, task_bytes
+from gpublocks.formats.zarr.levels import Halved, Pyramid
+from gpublocks.formats.zarr.pyramid import even_unit
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
     source_array,
@@ -28,61 +26,11 @@ from gpublocks.voxels import (
     source_text,
 )
 
-__all__ = ["BoxedSource", "Pyramid", "target"]
-
-_MEMORY_PART = 4
-"""Coarser levels are made in so many threads that they take at most this part of free memory."""
+__all__ = ["BoxedSource"]
 
 
-class Pyramid:
-    """A new folder that holds an array, and coarser levels of it that are still to be made.
-
-    Parameters
-    ----------
-    folder : PartialFolder
-    levels : tuple of BoxedSource
-        From the finest on, all of them created.
-    axes : tuple of int
-        Along which a level has half as many voxels as the one before.
-    method : {'mean', 'nearest'}
-    """
-
-    __slots__ = ("_axes", "_folder", "_levels", "_method", "final")
-
-    def __init__(
-        self,
-        folder: PartialFolder,
-        levels: "tuple[BoxedSource, ...]",
-        axes: tuple[int, ...],
-        method: Method,
-    ) -> None:
-        self.final = folder.final
-        self._folder = folder
-        self._levels = levels
-        self._axes = axes
-        self._method = method
-
-    def moved(self, path: str) -> str:
-        """Return where something in the folder is when it has its final name."""
-        return self.final + path.removeprefix(self._folder.path)
-
-    def complete(self) -> None:
-        """Make the coarser levels, and give the folder its name."""
-        try:
-            for finer, coarser in pairwise(self._levels):
-                _fill(finer, coarser, factors_of(finer.shape, self._axes), self._method)
-                coarser.sync()
-            sync_files(self._folder.path, deep=False)
-        except (OSError, MemoryError) as error:
-            raise SinkError(
-                getattr(error, "errno", None),
-                f"cannot create {self.final}: {error}; the result is kept in {self._folder.path}",
-            ) from error
-        self._folder.rename()
-
-    def drop(self) -> None:
-        """Remove the folder."""
-        self._folder.remove()
+_FOLDERS = 4096
+"""So many can be looked at in some milliseconds, and in seconds on a slow network."""
 
 
 class BoxedSource:
@@ -104,13 +52,17 @@ class BoxedSource:
     ----------
     under_way : Pyramid or None
         What is still to be done to a new array.
+    halved : Halved or None
+        The second level of a new image, which is made of what is written.
     """
 
     __slots__ = (
         "__weakref__",
         "_described",
+        "_extent",
         "_final",
         "_stamp",
+        "halved",
         "metadata",
         "name",
         "store",
@@ -135,9 +87,11 @@ class BoxedSource:
         self.writable = writable
         self.metadata = dict(metadata or {})
         self.under_way: Pyramid | None = None
+        self.halved: Halved | None = None
+        self._extent: Extent | None = None
         self._final: str | None = None
         self._described = described
-        self._stamp = None if described is None else stamp(described)
+        self._stamp = self._seen()
 
     ndim = property(source_ndim)
     size = property(source_size)
@@ -164,13 +118,19 @@ class BoxedSource:
 
     @property
     def unit(self) -> tuple[int, ...]:
-        """Voxels of a file, per axis: no two writers touch one."""
-        return self.store.unit
+        """Voxels of a file, per axis, or of several: no two writers touch one."""
+        if self.halved is None:
+            return self.store.unit
+        return even_unit(self.store.unit, self.halved.factors, self.shape)
 
     @property
     def read_unit(self) -> tuple[int, ...]:
         """Voxels that are decoded at once, per axis."""
         return self.store.read_unit
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: an encoded file, and a box before and after."""
+        return (prod(unit) + 2 * prod(self.read_unit)) * itemsize
 
     @property
     def location(self) -> str:
@@ -180,8 +140,10 @@ class BoxedSource:
     @property
     def extent(self) -> Extent:
         """The whole folder."""
-        status = os.stat(self.store.path)
-        return Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
+        if self._extent is None:
+            status = os.stat(self.store.path)
+            self._extent = Extent(("file", status.st_dev, status.st_ino), 0, 1 << 63)
+        return self._extent
 
     def read(self, region: Region, out: Array | None = None) -> Array:
         """Return a private, writable copy of a region, in `out` if given.
@@ -205,7 +167,12 @@ class BoxedSource:
         """
         if not self.writable:
             raise SinkError(f"{self.location} was opened read-only; pass its path as the sink")
-        self.store.write(region, target(self, region, array))
+        voxels = target(self, region, array)
+        self.store.write(region, voxels)
+        if self.halved is not None:
+            whole = self.halved.around(region, self.shape)
+            # Blocks of a run have whole units: nothing is read back then.
+            self.halved.put(whole, voxels if whole == region else self.read(whole))
 
     def sync(self) -> None:
         """Make what any process wrote durable.
@@ -237,6 +204,7 @@ class BoxedSource:
             under_way.complete()
             self.store = replace(self.store, path=under_way.moved(self.store.path))
             self._final = under_way.final
+            self.halved = None
 
     def abort(self) -> None:
         """Remove a new array that was not finished."""
@@ -250,13 +218,23 @@ class BoxedSource:
         Raises
         ------
         SourceError
-            If what describes it differs, or was replaced.
+            If what describes it differs or was replaced, or files of voxels came, went or were
+        replaced; of arrays in very many folders only some of these are looked at.
         """
-        if self._described is not None and stamp(self._described) != self._stamp:
+        if self._seen() != self._stamp:
             raise SourceError(
-                f"{self._described} changed (time, size or file) since it was opened; "
-                "results computed from the array are not of one state"
+                f"{self.store.path} changed (its metadata, or files of voxels) since it was "
+                "opened; results computed from it are not of one state"
             )
+
+    def _seen(self) -> Any:
+        """Return what differs once the array was changed. Files that replace others change folders.
+
+        That is None for one that another process sent, who does not ask.
+        """
+        if self._described is None:
+            return None
+        return [stamp(path) for path in (self._described, *self.store.folders(_FOLDERS))]
 
     def __setitem__(self, slicing: Any, value: Any) -> None:
         region, rest = enclosing(slicing, self.shape)
@@ -269,38 +247,10 @@ class BoxedSource:
             self.write(region, np.broadcast_to(value, lengths).reshape(region.shape))
 
     def __reduce__(self) -> Any:
-        return _received, (self.store, self.name, self.writable)
+        return _received, (self.store, self.name, self.writable, self.halved)
 
 
-def target(source: Any, region: Region, out: Array | None) -> Array:
-    """Return the array that a region is read into or written from: `out`, or a new one.
-
-    Raises
-    ------
-    PlanError
-        If the region leaves the source, or is not of the shape of `out`.
-    """
-    if not Region.whole(source.shape).contains(region) or (
-        out is not None and out.shape != region.shape
-    ):
-        given = "" if out is None else f" an array of shape {out.shape}"
-        raise PlanError(f"region {region.start} to {region.stop} of {source!r} does not fit{given}")
-    return np.empty(region.shape, source.dtype, source.order) if out is None else out
-
-
-def _fill(
-    finer: BoxedSource, coarser: BoxedSource, factors: tuple[int, ...], method: Method
-) -> None:
-    """Make a level from the one below it, in several threads."""
-    free = machine.memory_available().bytes // _MEMORY_PART
-    threads = min(machine.cpu_count(), free // task_bytes(finer, coarser))
-    crew = Crew(max(1, threads), Threads())
-    try:
-        for tasks in coarser_tasks(finer, coarser, factors, method):
-            crew.do(tasks)
-    finally:
-        crew.close()
-
-
-def _received(store: Store, name: str, writable: bool) -> BoxedSource:
-    return BoxedSource(store, name, writable=writable)
+def _received(store: Store, name: str, writable: bool, halved: Halved | None) -> BoxedSource:
+    source = BoxedSource(store, name, writable=writable)
+    source.halved = halved
+    return source

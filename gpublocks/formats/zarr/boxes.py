@@ -4,7 +4,9 @@ They are read and written without the library of the format: in the thread that 
 more memory than a box takes, and with errors that name the box.
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -15,7 +17,7 @@ import numpy as np
 from gpublocks import machine
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Order
-from gpublocks.errors import SourceError
+from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.confined import Confined, exactly
 from gpublocks.formats.zarr.coding import MISSING, Coding, Sharding, coding_of
 from gpublocks.geometry import Region
@@ -76,6 +78,19 @@ class Store:
         """How a file is coded; None if only the library of the format knows that."""
         return coding_of(self.codecs, self.unit, self.dtype.str)
 
+    def folders(self, most: int) -> list[str]:
+        """Return the folders that files lie in, or that those lie in, so many at most."""
+        first, between = self.key
+        found = [os.path.join(self.path, first.rstrip("/"))] if between == "/" else [self.path]
+        level = found if between == "/" else []
+        for length, unit in list(zip(self.shape, self.unit, strict=True))[:-1]:
+            count = -(-length // unit)
+            if not level or len(found) + len(level) * count > most:
+                break
+            level = [os.path.join(above, str(n)) for above in level for n in range(count)]
+            found += level
+        return found
+
     def read(self, region: Region, out: Array) -> None:
         """Read a region into an array of its shape; each box is decoded once.
 
@@ -123,7 +138,17 @@ class Store:
                 self.read(whole, merged)
                 merged[part.within(whole).slices] = voxels
                 voxels = merged
-            self._folder.put(self._file(index), self._encoded(voxels, coding))
+            self._put(index, self._encoded(voxels, coding))
+
+    def _put(self, index: Index, encoded: list[Any]) -> None:
+        try:
+            self._folder.put(self._file(index), encoded)
+        except SinkError as error:
+            kind = "chunk" if self.unit == self.read_unit else "shard"
+            told = f"{kind} {index}, {format_bytes(sum(memoryview(p).nbytes for p in encoded))}"
+            if error.errno == errno.ENOSPC:
+                told += f"; {format_bytes(shutil.disk_usage(self.path).free)} are free"
+            raise SinkError(error.errno, f"{error.strerror or error} ({told})") from error
 
     def _encoded(self, voxels: Array, coding: Coding | Sharding) -> list[Any]:
         """Return the parts of a file that holds a box, or as much of it as lies in the array."""
@@ -229,7 +254,7 @@ class Store:
         self, start: tuple[int, ...], index: tuple[int, ...], error: Exception
     ) -> SourceError:
         number = tuple([s // n for s, n in zip(start, self.read_unit, strict=True)])
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = line_of(error)
         return SourceError(
             f"chunk {number} of {self.path} is damaged: {reason} (file {self._file(index)})"
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType
 from gpublocks.formats.zarr.bytecodecs import Bytes, Checksum, Step, step_of
+from gpublocks.formats.zarr.numberfilters import filter_of
 
 __all__ = ["Coding", "Sharding", "coding_of"]
 
@@ -205,10 +206,24 @@ def _coding(
     while listed and listed[0][0] == "transpose":
         axes = tuple([axes[axis] for axis in listed[0][1]["order"]])
         listed = listed[1:]
-    if not listed or listed[0][0] != "bytes":
+    names = [name for name, _ in listed]
+    if "bytes" not in names:
         return None
-    dtype = dtype.newbyteorder(">" if listed[0][1].get("endian") == "big" else "<")
-    found = [step_of(name.removeprefix("numcodecs."), given) for name, given in listed[1:]]
+    first = names.index("bytes")
+    dtype = dtype.newbyteorder(">" if listed[first][1].get("endian") == "big" else "<")
+    if first and dtype.byteorder == ">":
+        return None
+    # What filters do to voxels in order they do to their bytes.
+    listed = listed[:first] + listed[first + 1 :]
+    found = [_step(name.removeprefix("numcodecs."), given, dtype) for name, given in listed]
     steps = tuple([step for step in found if step is not None])
     coding = Coding(shape, dtype, axes, steps)
     return coding if len(steps) == len(found) and coding.is_bounded else None
+
+
+def _step(name: str, given: dict[str, Any], dtype: DType) -> Step | None:
+    try:
+        return step_of(name, given) or filter_of(name, given, dtype)
+    except (KeyError, TypeError, ValueError):
+        # Parameters that its library does not know either, as that will say.
+        return None

@@ -1,14 +1,14 @@
 """Arrays that a library reads and writes in chunks, as sources and sinks. Touches these arrays."""
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
-from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
-from gpublocks.formats.files.picking import source_getitem, source_setitem
-from gpublocks.formats.zarr.boxed import target
+from gpublocks.errors import ArgumentTypeError, SinkError, SourceError, line_of
+from gpublocks.formats.files.picking import source_getitem, source_setitem, target
 from gpublocks.formats.zarr.boxes import parts
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
@@ -25,6 +25,9 @@ __all__ = ["LibrarySource"]
 
 class LibrarySource:
     """An array with ``shape``, ``dtype``, ``[...]`` and ``[...] =``, stored in chunks.
+
+    The library decodes a chunk to whatever it holds: memory is bounded in worker processes only,
+    by what a worker may take.
 
     Parameters
     ----------
@@ -135,8 +138,13 @@ class LibrarySource:
         except Exception as error:
             raise SinkError(
                 getattr(error, "errno", None),
-                f"cannot write {region.start} to {region.stop} of {self.location}: {_line(error)}",
+                f"cannot write {region.start} to {region.stop} of {self.location}: "
+                f"{line_of(error)}",
             ) from error
+
+    def encoding_bytes(self, unit: tuple[int, ...], itemsize: int) -> int:
+        """Return what a writer takes: a unit before it is encoded, and after."""
+        return 2 * prod(unit) * itemsize
 
     def sync(self) -> None:
         """Do nothing: stores acknowledge what they have."""
@@ -164,10 +172,6 @@ class LibrarySource:
                 self._array[part.slices]
             except Exception as reason:
                 return SourceError(
-                    f"chunk {index} of {self.location} cannot be read: {_line(reason)}"
+                    f"chunk {index} of {self.location} cannot be read: {line_of(reason)}"
                 )
-        return SourceError(f"{self.location} cannot be read: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+        return SourceError(f"{self.location} cannot be read: {line_of(error)}")

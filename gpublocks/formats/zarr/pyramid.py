@@ -6,7 +6,7 @@ Each level is made of the one below it, piece by piece.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice, product
-from math import prod
+from math import lcm, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from gpublocks.contracts import Array
 from gpublocks.geometry import Region
 
-__all__ = ["Method", "coarser_tasks", "factors_of", "shrunk", "task_bytes"]
+__all__ = ["Method", "coarser_tasks", "even_unit", "factors_of", "shrunk", "task_bytes"]
 
 Method = Literal["mean", "nearest"]
 
@@ -30,6 +30,18 @@ def factors_of(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
     (2, 1, 1)
     """
     return tuple([2 if axis in axes and n > 1 else 1 for axis, n in enumerate(shape)])
+
+
+def even_unit(unit: Sequence[int], factors: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the least multiple of a unit at whose borders whole voxels of the next level end.
+
+    Examples
+    --------
+    >>> even_unit((1, 8, 5), (2, 2, 2), (20, 20, 5))
+    (2, 8, 5)
+    """
+    both = zip(unit, factors, shape, strict=True)
+    return tuple([lcm(n, f) if n < whole else n for n, f, whole in both])
 
 
 def shrunk(voxels: Array, factors: Sequence[int], method: Method) -> Array:
@@ -81,11 +93,12 @@ def _summed(voxels: Array, factors: Sequence[int], dtype: np.dtype[Any]) -> Arra
     return voxels.astype(dtype, copy=False)
 
 
-def task_bytes(finer: Any, coarser: Any) -> int:
+def task_bytes(finer: Any, coarser: Any, factors: Sequence[int]) -> int:
     """Return about how many bytes a task of `coarser_tasks` takes."""
-    wide = 8 * 8 + finer.dtype.itemsize * 8
-    unit, piece = prod(coarser.unit), prod(coarser.read_unit)
-    return int(unit * coarser.dtype.itemsize * 3 + piece * wide)
+    itemsize, unit = coarser.dtype.itemsize, prod(coarser.unit)
+    read = prod(_step(finer, coarser, factors)) * prod(factors)
+    # What is read and its sums; a unit as it is gathered, put in order, and encoded.
+    return int(read * (itemsize + 8) + 3 * unit * itemsize)
 
 
 def coarser_tasks(
@@ -94,12 +107,14 @@ def coarser_tasks(
     """Return batches of tasks that together fill a level from the one below it.
 
     Each writes one unit of `coarser`, so that they may be done at once. What a task holds in memory
-    is that unit, and what one piece of it is made of.
+    is that unit, and about a piece of the level below.
 
     Parameters
     ----------
     finer, coarser : Source and Sink
-        With ``unit`` and ``read_unit``.
+        With ``unit`` and ``read_unit``, unless voxels of the finer one stand alone.
+    factors : sequence of int
+        How many voxels become one along each axis: ones to copy them.
     """
     tasks: Iterator[Callable[[], None]] = (
         partial(_fill, finer, coarser, factors, method, region)
@@ -111,7 +126,7 @@ def coarser_tasks(
 
 def _fill(finer: Any, coarser: Any, factors: Sequence[int], method: Method, region: Region) -> None:
     voxels = np.empty(region.shape, coarser.dtype, coarser.order)
-    for piece in _boxes(region, coarser.read_unit):
+    for piece in _boxes(region, _step(finer, coarser, factors)):
         start = tuple([lo * f for lo, f in zip(piece.start, factors, strict=True)])
         stop = [hi * f for hi, f in zip(piece.stop, factors, strict=True)]
         stop = list(map(min, stop, finer.shape))
@@ -119,6 +134,12 @@ def _fill(finer: Any, coarser: Any, factors: Sequence[int], method: Method, regi
             finer.read(Region(start, tuple(stop))), factors, method
         )
     coarser.write(region, voxels)
+
+
+def _step(finer: Any, coarser: Any, factors: Sequence[int]) -> list[int]:
+    """Return how many voxels are made at a time, along each axis: of whole pieces below them."""
+    below = getattr(finer, "read_unit", coarser.read_unit)
+    return [n // f if n % f == 0 else n for n, f in zip(below, factors, strict=True)]
 
 
 def _boxes(region: Region, unit: Sequence[int]) -> Iterator[Region]:

@@ -62,13 +62,13 @@ def store_of(document: Mapping[str, Any], path: str, dtype: DType, fill_value: A
     if later:
         grid, encoding = document["chunk_grid"], document["chunk_key_encoding"]
         unit = grid["configuration"].get("chunk_shape") if grid["name"] == "regular" else None
-        codecs: list[Mapping[str, Any]] | None = document["codecs"]
+        codecs: list[Mapping[str, Any]] = document["codecs"]
         plain = encoding["name"] == "v2"
         separator = encoding.get("configuration", {}).get("separator", "." if plain else "/")
     else:
         unit, codecs, plain = document["chunks"], _codecs_of(document, dtype), True
         separator = document.get("dimension_separator", ".")
-    if not unit or codecs is None:
+    if not unit:
         return None
     native = dtype.newbyteorder("=")
     text = json.dumps(codecs)
@@ -90,17 +90,17 @@ def store_of(document: Mapping[str, Any], path: str, dtype: DType, fill_value: A
     )
 
 
-def _codecs_of(document: Mapping[str, Any], dtype: DType) -> list[Mapping[str, Any]] | None:
-    """Return the codecs of an array of Zarr 2 as Zarr 3 has them; None if it has no such ones."""
-    if document.get("filters"):
-        return None
+def _codecs_of(document: Mapping[str, Any], dtype: DType) -> list[Mapping[str, Any]]:
+    """Return the codecs of an array of Zarr 2 as Zarr 3 has them."""
     endian = "big" if np.dtype(document["dtype"]).byteorder == ">" else "little"
     codecs: list[Mapping[str, Any]] = [{"name": "bytes", "configuration": {"endian": endian}}]
     if document["order"] == "F":
         order = list(range(len(document["shape"])))[::-1]
         codecs.insert(0, {"name": "transpose", "configuration": {"order": order}})
-    if document["compressor"]:
-        given = dict(document["compressor"])
+    for codec in [*(document.get("filters") or []), document["compressor"]]:
+        if not codec:
+            continue
+        given = dict(codec)
         name = given.pop("id")
         given |= {"typesize": dtype.itemsize} if name == "blosc" else {}
         codecs.append({"name": name, "configuration": given})

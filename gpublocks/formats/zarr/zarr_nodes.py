@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from gpublocks.contracts import Extent, Reach
-from gpublocks.errors import ArgumentTypeError, PlanError, SourceError
+from gpublocks.errors import ArgumentTypeError, PlanError, SourceError, line_of
 from gpublocks.formats.files.metadata import checked
 from gpublocks.formats.zarr.ome import levels_of
 
@@ -128,7 +128,7 @@ def opened(store: Any, shown: str, *, writable: bool = False) -> Any:
     except FileNotFoundError as error:
         raise SourceError(errno.ENOENT, f"no array of Zarr at {shown}") from error
     except Exception as error:  # Damaged metadata raise whatever their parser does.
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = line_of(error)
         raise SourceError(f"{shown} cannot be opened as Zarr: {reason}") from error
 
 

@@ -76,7 +76,7 @@ def _kernel(name: str, *types: tuple[str, str]) -> Any:
 
 def source_of(name: str, types: Iterable[tuple[str, str]]) -> str:
     """Return the source of a kernel, for names of types that stand for others."""
-    folder = files("gpublocks.filters").joinpath("cuda")
+    folder = files("gpublocks.filters.engines").joinpath("cuda")
     named = [f"typedef {kind} {alias};" for alias, kind in types]
     return "\n".join(
         [*named, *[folder.joinpath(f"{part}.cu").read_text() for part in ("common", name)]]

@@ -23,3 +23,18 @@ __device__ inline double nearest(double value, double low, double high) {
     value = rint(value);
     return value < low ? low : value > high ? high : value;
 }
+
+// A voxel of an axis whose neighbours lie `inner` voxels apart, or what stands for it.
+template <class T, class Source>
+__device__ inline T voxel(
+    const Source* line, Index z, Index length, Index inner, int mode, double cval
+) {
+    z = continued(z, length, mode);
+    return z < 0 ? (T)cval : (T)line[z * inner];
+}
+
+// The lower or the higher one of two numbers; NaN if one is NaN.
+template <class T>
+__device__ inline T extreme(T found, T other, int most) {
+    return other != other || (most ? other > found : other < found) ? other : found;
+}

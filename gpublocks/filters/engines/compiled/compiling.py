@@ -13,10 +13,11 @@ F = TypeVar("F", bound=Callable[..., object])
 def compiled(function: F) -> F:
     """Compile a function when it is first called, and keep its code for later processes.
 
-    Where no folder can be written it is compiled anew in each process.
+    Where no folder can be written it is compiled anew in each process. Divisions by zero give what
+    IEEE 754 says, not errors, which would keep loops from becoming vector instructions.
     """
     compiler: Any = numba.njit
     try:
-        return cast(F, compiler(nogil=True, cache=True)(function))
+        return cast(F, compiler(nogil=True, error_model="numpy", cache=True)(function))
     except RuntimeError:
-        return cast(F, compiler(nogil=True)(function))
+        return cast(F, compiler(nogil=True, error_model="numpy")(function))
