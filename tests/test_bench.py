@@ -114,9 +114,13 @@ def counting(name: str, seconds: float = 1.0, rival: str | None = None) -> Way:
     return Way(name, "test_bench:Counting", {"name": name, "seconds": seconds}, rival)
 
 
-def measured(ways: Sequence[Way], folder: Path, rounds: int) -> Any:
+def measured(
+    ways: Sequence[Way], folder: Path, rounds: int, deadline: float = math.inf
+) -> dict[str, Any]:
     Counting.calls = []
-    return measure_ways(ways, None, folder, rounds=rounds, stage=Here, tell=lambda text: None)
+    return measure_ways(
+        ways, None, folder, rounds=rounds, stage=Here, tell=lambda text: None, deadline=deadline
+    )
 
 
 FIGURE = Figure("it", "x", 1.5, "a", compare="ratio", against=("b", "c", "gone"), scale=2.0)
@@ -178,6 +182,33 @@ def test_what_is_measured_once_is_compared_with_its_round(tmp_path: Path) -> Non
     assert judge(figure, raw).median == 0.5
     back = Figure("it", "x", None, "slow", compare="ratio", against=("a",))
     assert judge(back, raw).median == 2.0
+
+
+def test_no_round_but_the_first_begins_after_the_deadline(tmp_path: Path) -> None:
+    past = time.monotonic() - 1
+    for deadline, rounds in ((past, 1), (past + 600, 3)):
+        raw = measured([counting("a")], tmp_path, rounds=3, deadline=deadline)
+        assert len(raw["a"]["seconds"]) == rounds
+
+
+def test_cases_share_the_time_and_say_how_many_rounds_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    case = replace(QUICK[0], ways=(counting("way"),), figures=(), rounds=2)
+    given: list[float] = []
+    measure = bench.measure
+
+    def noted(*args: Any, deadline: float, **options: Any) -> dict[str, Any]:
+        given.append(deadline)
+        return measure(*args, deadline=deadline, **options)
+
+    monkeypatch.setattr(bench, "measure", noted)
+    results = bench.run([case, case], seconds=1000.0, folder=tmp_path)
+    assert given[1] - given[0] == pytest.approx(500.0)
+    assert [case["rounds"] for case in results["cases"]] == [2, 2]
+    results = bench.run([case], seconds=-1.0, folder=tmp_path)
+    assert [case["rounds"] for case in results["cases"]] == [1]
 
 
 def test_only_the_best_rivals_are_repeated(tmp_path: Path) -> None:

@@ -405,9 +405,10 @@ def test_compare_refuses_other_files(
         (["run", "-o", "no/such/folder.json"], "no such folder"),
         (["run", "--plot", "no/such/picture.png"], "is no folder"),
         (["run", "--rounds", "0"], "is not a positive whole number"),
-        (["scaling", "--gpu-voxels-per-second", "-1"], "is not a positive number"),
-        (["scaling", "--volume", "much"], "is no number of bytes"),
-        (["scaling", "-o", "no/such/folder.json"], "no such folder"),
+        (["run", "--scaling", "--gpu-voxels-per-second", "-1"], "is not a positive number"),
+        (["run", "--scaling", "--volume", "much"], "is no number of bytes"),
+        (["run", "--scaling", "-o", "no/such/folder.json"], "no such folder"),
+        (["run", "gaussian-*", "--scaling"], "measures no cases"),
         ([], "required"),
     ],
 )
@@ -456,6 +457,30 @@ def test_picture_needs_something_to_draw(tmp_path: Path) -> None:
     wide = measured(gpublocks=[0.01, 0.02, 0.01], peer=[1.0, 5.0, 2.0], whole_array=[0.1] * 3)
     save_chart({"cases": [wide]}, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_time_is_short_slow_peers_take_part_once_for_each_format() -> None:
+    slow, left_out = Peer("slow", "a:b", warm=False), Peer("left out", "a:b", quick=False)
+    cases = contests([*bench.PEERS, slow, left_out], quick=True, workers=2)
+    with_slow = [case for case in cases if "slow" in [way.name for way in case.ways]]
+    assert [case.name for case in with_slow] == ["gaussian-npy-small", "gaussian-zarr-small"]
+    assert all(way.once == (way.name == "slow") for case in cases for way in case.ways)
+    assert not [way for case in cases for way in case.ways if way.name == "left out"]
+    for case in contests([slow, left_out], quick=False, workers=2):
+        assert {"slow", "left out"} < {way.name for way in case.ways}
+        assert not any(way.once for way in case.ways)
+
+
+def test_a_busy_machine_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"machine": {"load": 1.26, "cpus": 2}, "floors": {}, "cases": []}
+    monkeypatch.setattr(bench, "run", lambda *args, **options: found)
+    assert main(["bench", "run"]) == 0
+    assert "busy: 1.3 of 2 CPUs" in capsys.readouterr().out
+    found["machine"] = {"load": 0.1, "cpus": 2}
+    assert main(["bench", "run"]) == 0
+    assert "busy" not in capsys.readouterr().out
 
 
 def test_cases_agree_with_themselves() -> None:

@@ -7,8 +7,10 @@ What is measured is named by text (``'gpublocks.block_processing:process'``) and
 of its own: other libraries take part in the same way, through functions of the same signature.
 """
 
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -68,6 +70,7 @@ def measure(
     *,
     rounds: int | None = None,
     stage: Callable[[Any, Path], Any] | None = None,
+    deadline: float = math.inf,
     tell: Teller = lambda text: None,
 ) -> dict[str, Any]:
     """Measure one case.
@@ -81,6 +84,8 @@ def measure(
         How often everything is measured; the case says so by default.
     stage : callable, optional
         Opens the place where a way is measured; by default a process of its own.
+    deadline : float
+        By `time.monotonic`: no round but the first begins after it.
     tell : callable, optional
         Is called with a line of text when something begins.
 
@@ -113,6 +118,7 @@ def measure(
             stage=opened,
             tell=tell,
             failures=failures,
+            deadline=deadline,
         )
     return {
         "name": case.name,
@@ -120,11 +126,15 @@ def measure(
         "measures": case.measures,
         "parameters": dict(case.parameters),
         "reference": case.reference,
-        "rounds": rounds,
+        "rounds": _rounds_done(raw),
         "figures": [asdict(outcome) for outcome in judge_all(case.figures, raw)],
         "raw": raw,
         "failures": failures,
     }
+
+
+def _rounds_done(raw: Mapping[str, Mapping[str, Sequence[float]]]) -> int:
+    return max((len(values) for found in raw.values() for values in found.values()), default=0)
 
 
 def run(
@@ -132,6 +142,7 @@ def run(
     *,
     quick: bool = False,
     rounds: int | None = None,
+    seconds: float = math.inf,
     folder: Path | None = None,
     tell: Teller = lambda text: None,
 ) -> dict[str, Any]:
@@ -147,6 +158,8 @@ def run(
         Whether little time is taken for what the machine can do at best.
     rounds, tell
         See `measure`.
+    seconds : float
+        For all cases, each of which has an equal share: no round but its first begins later.
     folder : Path, optional
         Parent of the temporary folder for the volumes.
     """
@@ -154,12 +167,15 @@ def run(
 
     results: list[dict[str, Any]] = []
     floors: dict[str, float] = {}
-    begun = datetime.now(UTC).isoformat(timespec="seconds")
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    # The load is to be that of others.
+    known_facts = facts()
+    begun, able = time.monotonic(), [*chosen]
     with (
         tempfile.TemporaryDirectory(prefix="gpublocks-bench-", dir=folder) as volumes,
         Nursery() as stage,
     ):
-        for case in chosen:
+        for number, case in enumerate(able, 1):
             known = {"name": case.name, "group": case.group, "measures": case.measures}
             if lacking := missing(case.needs):
                 results.append({**known, "missing": lacking})
@@ -168,11 +184,20 @@ def run(
             try:
                 if case.group != "promises" and not floors:
                     floors = _floors(Path(volumes), _QUICK_FLOOR_BYTES if quick else _FLOOR_BYTES)
-                results.append(measure(case, Path(volumes), rounds=rounds, stage=stage, tell=tell))
+                results.append(
+                    measure(
+                        case,
+                        Path(volumes),
+                        rounds=rounds,
+                        stage=stage,
+                        deadline=begun + seconds * number / len(able),
+                        tell=tell,
+                    )
+                )
             except RuntimeError as error:
                 tell(f"failed: {error}")
                 results.append({**known, "error": str(error)})
-    return {"date": begun, "quick": quick, **facts(), "floors": floors, "cases": results}
+    return {"date": date, "quick": quick, **known_facts, "floors": floors, "cases": results}
 
 
 def _floors(folder: Path, nbytes: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -47,8 +48,8 @@ class Peer:
         Whether it takes part where time is short.
     warm : bool
         Whether a call leaves anything that makes the next one faster, so that a tiny one is made
-        before each measurement. One that starts anew each time takes seconds for any volume, and
-        is measured once where time is short.
+        before each measurement. One that starts anew each time takes seconds for any volume:
+        where time is short it is measured once, with the first work of each format.
     """
 
     name: str
@@ -74,7 +75,7 @@ _SIZES: tuple[tuple[Work, Mapping[str, tuple[int, ...]]], ...] = (
     (_OPENING, {"small": (128, 192, 256), "large": (256, 384, 384)}),
     (TIMES_TWO, {"small": (256, 256, 256), "large": (512, 512, 512)}),
 )
-_ROUNDS, _QUICK_ROUNDS = {"small": 5, "large": 3}, 2
+_ROUNDS, _QUICK_ROUNDS = {"small": 5, "large": 3}, 3
 _QUICK = {".npy": ("gaussian", "median", "tophat", "times-two"), ".zarr": ("gaussian", "times-two")}
 
 
@@ -89,20 +90,23 @@ def contests(peers: Sequence[Peer], *, quick: bool, workers: int) -> tuple[Case,
         For whoever takes a number.
     """
     cases = []
-    for size in ("small",) if quick else ("small", "large"):
-        for suffix, short in _QUICK.items():
-            able = [peer for peer in peers if suffix in peer.suffixes and (peer.quick or not quick)]
-            for work, shapes in _SIZES:
-                if not quick or work.name in short:
-                    case = _contest(work, shapes[size], suffix, able, workers)
-                    cases.append(
-                        replace(
-                            case,
-                            name=f"{work.name}-{suffix[1:]}-{size}",
-                            rounds=_QUICK_ROUNDS if quick else _ROUNDS[size],
-                            ways=_once(case.ways, able) if quick else case.ways,
-                        )
-                    )
+    sizes = ("small",) if quick else ("small", "large")
+    for size, (suffix, short), (work, shapes) in product(sizes, _QUICK.items(), _SIZES):
+        able = [peer for peer in peers if suffix in peer.suffixes]
+        if quick:
+            if work.name not in short:
+                continue
+            first = work.name == short[0]
+            able = [peer for peer in able if peer.quick and (peer.warm or first)]
+        case = _contest(work, shapes[size], suffix, able, workers)
+        cases.append(
+            replace(
+                case,
+                name=f"{work.name}-{suffix[1:]}-{size}",
+                rounds=_QUICK_ROUNDS if quick else _ROUNDS[size],
+                ways=_once(case.ways, able) if quick else case.ways,
+            )
+        )
     return tuple(cases)
 
 

@@ -1,5 +1,7 @@
 """Measures several ways of doing a work by turns. Touches what stages and samplers touch."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,6 +50,7 @@ def measure_ways(
     sampler: Callable[[int], Sampler] = Effort,
     tell: Callable[[str], None],
     failures: dict[str, str] | None = None,
+    deadline: float = math.inf,
 ) -> dict[str, dict[str, list[float]]]:
     """Measure all ways by turns: A B C, C B A, A B C ...
 
@@ -67,6 +70,8 @@ def measure_ways(
     tell : callable
     failures : dict of str to str, optional
         Gets the reason for each way that failed and `may_fail`; it is not measured any more.
+    deadline : float
+        By `time.monotonic`: no round but the first begins after it.
 
     Returns
     -------
@@ -88,6 +93,8 @@ def measure_ways(
         kept = _keep([way for way in ways if not way.fresh], folder, stage, stack, tell)
         repeated = [way for way in ways if way.fresh or way.name in kept]
         for number in range(rounds):
+            if number and time.monotonic() > deadline:
+                break
             tell(f"round {number + 1} of {rounds}")
             for way in repeated if number % 2 == 0 else reversed(repeated):
                 if way.name in failures or (way.once and number):

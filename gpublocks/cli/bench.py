@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -27,6 +28,10 @@ __all__ = [
 ]
 
 _GROUPS = ("peers", "promises")
+_QUICK_SECONDS = 50.0
+"""The last round begins before, and takes some seconds."""
+_IDLE = 0.3
+"""Load of a machine that does little else."""
 
 Teller = Callable[[str], None]
 
@@ -47,7 +52,12 @@ def add_commands(commands: Any) -> None:
     run.add_argument("--folder", type=Path, help="where the temporary volumes go (3 GB)")
     run.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
     run.add_argument("--plot", type=Path, metavar="PNG", help="picture of the cases with peers")
-    _add_scaling(commands)
+    run.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead of cases: time and memory against blocks and workers; predict a large volume",
+    )
+    _add_scaling(run.add_argument_group("with --scaling"))
     compare = commands.add_parser("compare", help="tell what got faster or slower")
     compare.add_argument("before", type=Path, help="JSON file of a run")
     compare.add_argument("after", type=Path, help="JSON file of another run")
@@ -61,12 +71,9 @@ def add_commands(commands: Any) -> None:
     )
 
 
-def _add_scaling(commands: Any) -> None:
-    scaling = commands.add_parser(
-        "scaling", help="measure time and memory against blocks and workers; predict a large volume"
-    )
-    add = scaling.add_argument
-    add("--quick", action="store_true", help="up to 50 000 blocks instead of a million")
+def _add_scaling(group: Any) -> None:
+    """Add what cannot be measured here, and the volume that is predicted."""
+    add = group.add_argument
     add("--volume", type=_bytes, default="10TB", metavar="BYTES", help="(default: %(default)s)")
     add("--nodes", type=positive, default=64, metavar="N", help="nodes (default: %(default)s)")
     add("--gpus", type=positive, default=8, metavar="N", help="of a node (default: %(default)s)")
@@ -74,8 +81,6 @@ def _add_scaling(commands: Any) -> None:
     add("--gpu-voxels-per-second", type=_rate, metavar="X", help="that one GPU computes")
     add("--gpu-link", type=_bytes, metavar="BYTES", help="to one GPU, and back, in a second: 25GB")
     add("--storage", type=_bytes, metavar="BYTES", help="that a node moves in a second, as 3GB")
-    add("--folder", type=Path, help="where a temporary file goes, whose disk is measured")
-    add("-o", "--output", type=Path, help="JSON file for all measurements")
 
 
 def bench_installed(given: argparse.Namespace) -> int:
@@ -99,7 +104,7 @@ def do(given: argparse.Namespace, *, peers: "Sequence[bench.Peer]", facts: dict[
         return _compare(given)
     if given.task == "list":
         return _list(peers)
-    if given.task == "scaling":
+    if given.scaling:
         return _scale(given, facts)
     return _run(given, peers, facts)
 
@@ -111,6 +116,8 @@ def _scale(given: argparse.Namespace, facts: dict[str, Any]) -> int:
     from gpublocks.bench.tables import print_tables
     from gpublocks.machine import cpu_count
 
+    if given.names or given.plot is not None:
+        raise PlanError("--scaling measures no cases, and draws no picture of them")
     check_output(given.output)
     stated = Stated(
         volume_bytes=given.volume,
@@ -122,7 +129,9 @@ def _scale(given: argparse.Namespace, facts: dict[str, Any]) -> int:
         storage_per_second=given.storage,
     )
     case = scaling_case(quick=given.quick, workers=cpu_count())
-    results = bench.run([case], quick=given.quick, folder=given.folder, tell=teller())
+    results = bench.run(
+        [case], quick=given.quick, rounds=given.rounds, folder=given.folder, tell=teller()
+    )
     (result,) = results["cases"]
     if "error" in result:
         print(f"failed: {result['error']}", file=sys.stderr)
@@ -157,7 +166,12 @@ def _run(given: argparse.Namespace, peers: "Sequence[bench.Peer]", facts: dict[s
 
         check_chart(given.plot)
     results = bench.run(
-        chosen, quick=given.quick, rounds=given.rounds, folder=given.folder, tell=teller()
+        chosen,
+        quick=given.quick,
+        rounds=given.rounds,
+        seconds=_QUICK_SECONDS if given.quick and not given.rounds else math.inf,
+        folder=given.folder,
+        tell=teller(),
     )
     lacking = {peer.name: missing for peer in peers if (missing := bench.missing(peer.needs))}
     results = {**facts, **results, "missing": lacking}
@@ -165,6 +179,10 @@ def _run(given: argparse.Namespace, peers: "Sequence[bench.Peer]", facts: dict[s
     print_tables(result_tables(results))
     if results["floors"]:
         print(f"\nat best: {floors_text(results['floors'])}")
+    load = results["machine"]["load"]
+    if load is not None and load > _IDLE:
+        cpus = results["machine"]["cpus"]
+        print(f"busy: {load:.1f} of {cpus} CPUs before it began; ratios are worth little")
     for name, package in lacking.items():
         print(f"missing: {name}, since {package} is not installed")
     if given.plot is not None:
