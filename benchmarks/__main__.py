@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chunked, gpu
+from benchmarks import chunked, filters, gpu
 from benchmarks.peers import PEERS
 from gpublocks import bench, machine
 from gpublocks.budget import parse_bytes
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _measure_gpu(given)
         if given.task == "chunked":
             return _measure_chunked(given)
+        if given.task == "filters":
+            return _measure_filters(given)
         return do(given, peers=PEERS, facts={"commit": _commit()})
     except GpublocksError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
@@ -59,6 +61,18 @@ def _measure_chunked(given: argparse.Namespace) -> int:
     return 0
 
 
+def _measure_filters(given: argparse.Namespace) -> int:
+    """Measure filters against those of other libraries."""
+    check_output(given.output)
+    chosen = filters.chosen(given.names)
+    found = filters.measure(
+        chosen, side=given.side, rounds=given.rounds, folder=given.folder, tell=teller()
+    )
+    write_results(given.output, {"commit": _commit(), **bench.facts(), "filters": found})
+    print(filters.as_text(found))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="task", required=True)
@@ -67,6 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     pieces.add_argument("--planes", type=positive, default=1024, help="of 2 MB; a multiple of 256")
     pieces.add_argument("--folder", type=Path, help="where the temporary volumes go (5 GB)")
     pieces.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
+    each = commands.add_parser(
+        "filters", help="measure filters against SciPy, scikit-image, SimpleITK (20 minutes)"
+    )
+    each.add_argument(
+        "names", nargs="*", metavar="NAME", help="filters, by the beginnings of their names"
+    )
+    each.add_argument("--side", type=positive, default=256, help="of the volume, a cube")
+    each.add_argument("--rounds", type=positive, default=3, help="measure everything so often")
+    each.add_argument("--folder", type=Path, help="where temporary files go")
+    each.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
     on_gpu = commands.add_parser("gpu", help="measure all that is worth it on a GPU (8 minutes)")
     on_gpu.add_argument("--quick", action="store_true", help="small volumes (90 seconds)")
     on_gpu.add_argument("--budget", type=positive, help="seconds for everything")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.__main__ import main
 from gpublocks import bench
 from gpublocks.bench.case import Case, Figure, Way
 from gpublocks.bench.judging import judge, paired
@@ -394,6 +395,23 @@ def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
     refused = command("run", "gausian")
     assert refused.returncode == 2
     assert "no case is called gausian; there are gaussian-npy-small, " in refused.stderr
+
+
+def test_filters_are_measured_against_those_of_other_libraries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "filters.json"
+    options = ["--side", "32", "--rounds", "2", "--folder", str(tmp_path), "-o", str(path)]
+    assert main(["filters", "thres", "local_m", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["local_maxima"] * 2 + ["threshold"] * 2
+    found = json.loads(path.read_text(encoding="utf-8"))["filters"]
+    for one, others in zip(found, ["scipy", "scipy", "numpy", "numpy"], strict=True):
+        assert set(one["one_core_ns"]) == set(one["two_processes_ns"]) == {"gpublocks", others}
+        assert all(len(times) == 2 for times in one["one_core_ns"].values())
+    assert list(tmp_path.iterdir()) == [path]
+    assert main(["filters", "thres", "nothing"]) == 2
+    assert "no filter begins with 'nothing'; there are gaussian 2, " in capsys.readouterr().err
 
 
 def test_a_case_that_fails_is_told_and_the_next_is_measured(

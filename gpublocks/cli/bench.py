@@ -139,7 +139,15 @@ def _scale(given: argparse.Namespace, facts: dict[str, Any]) -> int:
     results = {**facts, **results, "forecast": predict(results, stated)}
     write_results(given.output, results)
     print_tables(outlook_tables(results))
+    _tell_load(results["machine"])
     return 0
+
+
+def _tell_load(machine: dict[str, Any]) -> None:
+    """Say so if others took the CPUs."""
+    load = machine["load"]
+    if load is not None and load > _IDLE:
+        print(f"busy: {load:.1f} of {machine['cpus']} CPUs before it began; times are worth little")
 
 
 def _list(peers: "Sequence[bench.Peer]") -> int:
@@ -179,10 +187,7 @@ def _run(given: argparse.Namespace, peers: "Sequence[bench.Peer]", facts: dict[s
     print_tables(result_tables(results))
     if results["floors"]:
         print(f"\nat best: {floors_text(results['floors'])}")
-    load = results["machine"]["load"]
-    if load is not None and load > _IDLE:
-        cpus = results["machine"]["cpus"]
-        print(f"busy: {load:.1f} of {cpus} CPUs before it began; ratios are worth little")
+    _tell_load(results["machine"])
     for name, package in lacking.items():
         print(f"missing: {name}, since {package} is not installed")
     if given.plot is not None:
