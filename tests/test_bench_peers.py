@@ -279,8 +279,11 @@ def test_ideal_is_bound_by_moving_too() -> None:
 def test_table_says_who_is_ahead_and_by_how_much() -> None:
     case = measured(gpublocks=[2.0], peer=[1.0], whole_array=[3.0])
     text = as_text(result_tables({"cases": [case], "floors": {}})[0])
-    assert "behind peer by 100 %" in text
+    assert "behind peer by 100 % (rounds: 1 only)" in text
     assert "behind whole" not in text
+    rounds = measured(gpublocks=[2.0, 1.0, 3.0], peer=[1.0, 1.0, 1.0])
+    text = as_text(result_tables({"cases": [rounds], "floors": {}})[0])
+    assert "behind peer by 100 % (rounds: 0 to 200 %)" in text
     level = measured(gpublocks=[1.005], peer=[1.0])
     assert "ahead of all" in as_text(result_tables({"cases": [level], "floors": {}})[0])
     lines = as_text(

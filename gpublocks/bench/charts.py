@@ -61,6 +61,16 @@ def save_chart(results: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+def _scale_by_logarithms(ax: "Axes") -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    # Labels such as 2 x 10^-1 for each line would run into each other.
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _draw(
     ax: "Axes", case: Mapping[str, Any], found: Sequence[Standing], ideal: float | None
 ) -> None:
@@ -72,7 +82,7 @@ def _draw(
     ax.errorbar(seconds, places, xerr=spread, fmt="none", ecolor="black", elinewidth=1, capsize=2)
     longest = max(one.high for one in found)
     if longest > _LOG * min(seconds):
-        ax.set_xscale("log")
+        _scale_by_logarithms(ax)
         ax.set_xlim(0.5 * min([*seconds, *([ideal] if ideal else [])]), 2.5 * longest)
     else:
         ax.set_xlim(0, 1.2 * longest)

@@ -22,6 +22,8 @@ class Standing:
     ratio : float or None
         Median over the rounds of its time in units of that of gpublocks in the same round; None
         if that was not measured.
+    ratios : tuple of float
+        These of all rounds.
     cpu_seconds, peak_bytes : float or None
         Of all processes, the latter beyond what they took before; None where the system does not
         tell.
@@ -40,6 +42,7 @@ class Standing:
     low: float
     high: float
     ratio: float | None
+    ratios: tuple[float, ...]
     cpu_seconds: float | None
     peak_bytes: float | None
     blocks: int
@@ -93,13 +96,14 @@ def _standing(
     blocks = max(1, round(median(measured["blocks"])))
     whole = result["raw"].get(WHOLE, {}).get("seconds")
     workers = 1 if way == WHOLE else result["parameters"]["workers"]
-    ratios = None if ours is None else [a / b for a, b in zip(seconds, ours, strict=False)]
+    ratios = tuple(a / b for a, b in zip(seconds, ours or (), strict=False))
     return Standing(
         way=way,
         seconds=middle,
         low=min(seconds),
         high=max(seconds),
         ratio=median(ratios) if ratios else None,
+        ratios=ratios,
         cpu_seconds=_median(measured, "cpu_seconds"),
         peak_bytes=_median(measured, "peak_bytes"),
         blocks=blocks,

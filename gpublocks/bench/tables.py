@@ -138,13 +138,16 @@ def _row(one: Standing) -> tuple[str, ...]:
 
 def _verdict(found: Sequence[Standing]) -> Iterator[str]:
     """Say whether gpublocks is ahead of all others, or by how much it is not."""
-    others = [one for one in found if one.ratio is not None and not one.way.startswith("gpublocks")]
-    behind = {one.way: 100 / one.ratio - 100 for one in others if one.ratio}
-    behind = {way: percent for way, percent in behind.items() if percent > _LEVEL}
-    if others and not behind:
+    others = [one for one in found if one.ratio and not one.way.startswith("gpublocks")]
+    ahead = True
+    for one in others:
+        percents = sorted(100 / ratio - 100 for ratio in one.ratios)
+        if one.ratio and 100 / one.ratio - 100 > _LEVEL:
+            ahead = False
+            rounds = f"{percents[0]:.0f} to {percents[-1]:.0f} %" if len(percents) > 1 else "1 only"
+            yield f"behind {one.way} by {100 / one.ratio - 100:.0f} % (rounds: {rounds})"
+    if others and ahead:
         yield "ahead of all, or level"
-    for way, percent in behind.items():
-        yield f"behind {way} by {percent:.0f} %"
 
 
 def floors_text(floors: Mapping[str, float]) -> str:
