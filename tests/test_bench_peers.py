@@ -383,6 +383,11 @@ def test_compare_tells_both_machines_and_fails_if_slower(
     assert "abc" in told
     assert "slower: case, gpublocks: time: 1.50 times as much" in told
     assert "took 2.00 times as long" in told
+    assert "one round" not in told
+    once = result(gpublocks_time=(1, 1, 1))
+    once["cases"][0]["rounds"] = 1
+    main(["bench", "compare", before, saved(tmp_path, "c.json", once)])
+    assert "measured in one round only, so that no spread is known: case" in capsys.readouterr().out
     assert main(["bench", "compare", before, after, "--threshold", "1.6"]) == 0
     assert main(["bench", "compare", before, before]) == 0
 

@@ -122,7 +122,7 @@ def change_tables(
     ]
     same = sum(change.kind == "same" for change in found)
     head = ("case", "figure", "before", "after", "ratio", "verdict")
-    changed = Table("", head, tuple(rows), tuple(_notes(found, same)))
+    changed = Table("", head, tuple(rows), (*_notes(found, same), *_single(before, after)))
     return [_runs_table(before, after), changed]
 
 
@@ -134,6 +134,13 @@ def _notes(found: list[Change], same: int) -> Iterator[str]:
             f"what gpublocks is compared with took {number(median(others))} times as long: "
             "so much the machine, or its libraries, differ"
         )
+
+
+def _single(*runs: Mapping[str, Any]) -> Iterator[str]:
+    cases = [case for results in runs for case in results["cases"]]
+    single = {case["name"] for case in cases if case.get("rounds") == 1}
+    if single:
+        yield f"measured in one round only, so that no spread is known: {', '.join(sorted(single))}"
 
 
 def _runs_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
