@@ -18,8 +18,7 @@ import numpy as np
 
 from gpublocks import io, plan, process
 from gpublocks.formats.zarr.boxed import BoxedSource
-from gpublocks.formats.zarr.boxes import parts
-from gpublocks.geometry import Region
+from gpublocks.geometry import Region, parts
 from gpublocks.memory import Peak
 
 __all__ = ["as_text", "measure"]

@@ -202,7 +202,7 @@ class Cached:
         found: dict[Index, Array | None] = dict.fromkeys(_indices(box))
         again = [index for index in found if self._left_after(index, region) > 0]
         whole = self.usage.pieces.voxels(box)
-        part = _common(whole, region)
+        part = whole.common(region)
         target = out[part.within(region).slices]
         if not again:
             self.source.read(part, out=target)
@@ -258,7 +258,7 @@ class Cached:
                     self._count(index, region)
         for index, voxels in ready:
             whole = self._voxels(index)
-            part = _common(whole, region)
+            part = whole.common(region)
             out[part.within(region).slices] = voxels[part.within(whole).slices]
         return again
 
@@ -280,7 +280,7 @@ class Cached:
         left = self._left.get(index)
         if left is None:
             left = prod(self._reads_along(axis, p) for axis, p in enumerate(index))
-        return left - _common(self._voxels(index), region).size
+        return left - self._voxels(index).common(region).size
 
     def _reads_along(self, axis: int, piece: int) -> int:
         known = self._reads[axis]
@@ -308,7 +308,3 @@ class Cached:
 
 def _indices(box: Region) -> Iterator[Index]:
     return product(*[range(lo, hi) for lo, hi in zip(box.start, box.stop, strict=True)])
-
-
-def _common(a: Region, b: Region) -> Region:
-    return Region(tuple(map(max, a.start, b.start)), tuple(map(min, a.stop, b.stop)))

@@ -2,13 +2,14 @@
 
 import base64
 import html
+import json
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
 from gpublocks.errors import GpublocksError
 from gpublocks.records import Record
-from gpublocks.spans import STEPS
+from gpublocks.spans import STEPS, Table
 from gpublocks.timeline import draw
 
 __all__ = ["page", "tables", "trace"]
@@ -21,6 +22,7 @@ th { font-weight: 600; white-space: nowrap; }
 img { max-width: 100%; }
 """
 _MICROSECONDS = 1e6
+_ROWS = 4096
 
 
 def page(records: Sequence[Record]) -> str:
@@ -64,12 +66,15 @@ def _picture(records: Sequence[Record]) -> str:
     return f"<img alt='who did what when' src='data:image/png;base64,{encoded}'>"
 
 
-def trace(records: Sequence[Record]) -> dict[str, Any]:
-    """Return what Perfetto and the tracing of Chrome read: a process for each run.
+def trace(records: Sequence[Record]) -> Iterator[str]:
+    """Yield pieces of the JSON that Perfetto and the tracing of Chrome read.
 
-    Times are in microseconds (Trace Event Format, "complete" events).
+    Each run is a process of it. Times are in microseconds (Trace Event Format, "complete" events).
     """
-    return {"displayTimeUnit": "ms", "traceEvents": list(_events(records))}
+    yield '{"displayTimeUnit": "ms", "traceEvents": ['
+    for number, event in enumerate(_events(records)):
+        yield (",\n" if number else "\n") + json.dumps(event)
+    yield "\n]}\n"
 
 
 def _events(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
@@ -77,8 +82,7 @@ def _events(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
         yield _name("process_name", number, 0, f"{record.function} {record.date}")
         for lane, name in enumerate(record.spans.lanes):
             yield _name("thread_name", number, lane, name)
-        columns = [column.tolist() for column in record.spans.table]
-        for cell, step, lane, start, stop, nbytes in zip(*columns, strict=True):
+        for cell, step, lane, start, stop, nbytes in _rows(record.spans.table):
             yield {
                 "name": STEPS[step],
                 "cat": "step",
@@ -100,6 +104,13 @@ def _events(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
                 "ts": incident.seconds * _MICROSECONDS,
                 "args": {"block": incident.cell, "worker": incident.worker},
             }
+
+
+def _rows(table: Table) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table, of which few at a time are objects of Python."""
+    for start in range(0, len(table.cell), _ROWS):
+        columns = [column[start : start + _ROWS].tolist() for column in table]
+        yield from zip(*columns, strict=True)
 
 
 def _name(kind: str, process: int, thread: int, name: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Boxes of voxels and the cells of a grid. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
-__all__ = ["Cell", "Range", "Region"]
+__all__ = ["Cell", "Range", "Region", "parts"]
 
 Range = tuple[int, int]
 """Half-open range ``(start, stop)`` along one axis."""
@@ -60,6 +61,12 @@ class Region:
             tuple([hi - o for hi, o in zip(self.stop, outer.start, strict=True)]),
         )
 
+    def common(self, other: "Region") -> "Region":
+        """Return the box that two regions which overlap have in common."""
+        return Region(
+            tuple(map(max, self.start, other.start)), tuple(map(min, self.stop, other.stop))
+        )
+
     def contains(self, other: "Region") -> bool:
         """Tell whether `other` lies inside this region."""
         return all(
@@ -68,6 +75,25 @@ class Region:
                 self.start, self.stop, other.start, other.stop, strict=True
             )
         )
+
+
+def parts(region: Region, unit: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Region]]:
+    """Yield the boxes of a lattice that a region touches: their numbers, and the common part.
+
+    Examples
+    --------
+    >>> [(index, part.slices) for index, part in parts(Region((3,), (6,)), (5,))]
+    [((0,), (slice(3, 5, None),)), ((1,), (slice(5, 6, None),))]
+    """
+    if not region.size:
+        return
+    ranges = [
+        [(n, (max(lo, n * u), min(hi, (n + 1) * u))) for n in range(lo // u, -(-hi // u))]
+        for lo, hi, u in zip(region.start, region.stop, unit, strict=True)
+    ]
+    for axes in product(*ranges):
+        start = tuple([lo for _, (lo, _) in axes])
+        yield tuple([n for n, _ in axes]), Region(start, tuple([hi for _, (_, hi) in axes]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,14 @@ class Report:
         name = os.fspath(path)
         check_suffix(name)
         if name.endswith(".trace.json"):
-            text = json.dumps(trace(self.runs))
+            texts: Iterable[str] = trace(self.runs)
         elif name.endswith(".json"):
-            text = json.dumps(self.to_dict())
+            texts = [json.dumps(self.to_dict())]
         else:
-            text = page(self.runs)
+            texts = [page(self.runs)]
         try:
-            Path(name).write_text(text, encoding="utf-8")
+            with open(name, "w", encoding="utf-8") as file:
+                file.writelines(texts)
         except OSError as error:
             raise SinkError(f"cannot write {name}: {error.strerror}") from error
 

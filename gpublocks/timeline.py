@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gpublocks.errors import GpublocksError, PlanError, SinkError
+from gpublocks.gaps import TURN, gaps_of
 from gpublocks.records import Record
-from gpublocks.spans import STEPS, Table
-from gpublocks.verdict import gaps
+from gpublocks.spans import STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ __all__ = ["draw"]
 _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677")
 """Of the steps: a palette that colour-blind people can tell apart (P. Tol, SRON/EPS/TN/09-002)."""
 _NOBODY = "#bbbbbb"
-_WAIT_COLOURS = {-1: _NOBODY, -2: "#ffffff", **dict(enumerate(_COLOURS))}
+_WAIT_COLOURS = {TURN: _NOBODY, **dict(enumerate(_COLOURS))}
 _NAMES = {
     "read": "reading",
     "copy in": "copying in",
@@ -72,14 +73,16 @@ def _draw_run(ax: "Axes", record: Record) -> None:
     table = record.spans.table
     lanes = record.spans.lanes[:_MOST_LANES]
     shown = max(record.seconds, 1e-9)
-    for gap in gaps(record.spans):
-        if gap.lane < len(lanes):
-            bar = [(gap.start, gap.stop - gap.start)]
-            colour = _WAIT_COLOURS[gap.step]
-            ax.broken_barh(bar, (gap.lane - 0.12, 0.24), facecolor=colour, alpha=0.45, linewidth=0)
+    gaps = gaps_of(record.spans)
+    pixel = shown / _PIXELS
     for lane in range(len(lanes)):
+        for step, colour in _WAIT_COLOURS.items():
+            chosen = (gaps.lane == lane) & (gaps.step == step)
+            bars = _bars(gaps.start[chosen], gaps.stop[chosen], pixel)
+            ax.broken_barh(bars, (lane - 0.12, 0.24), facecolor=colour, alpha=0.45, linewidth=0)
         for step, colour in enumerate(_COLOURS):
-            bars = _bars(table, lane, step, shown / _PIXELS)
+            chosen = (table.lane == lane) & (table.step == step)
+            bars = _bars(table.start[chosen], table.stop[chosen], pixel)
             ax.broken_barh(bars, (lane - 0.4, 0.8), facecolor=colour, linewidth=0)
     for incident in record.incidents:
         ax.axvline(incident.seconds, color="#aa3377", linewidth=0.8, linestyle=":")
@@ -94,11 +97,12 @@ def _draw_run(ax: "Axes", record: Record) -> None:
         ax.spines[side].set_visible(False)
 
 
-def _bars(table: Table, lane: int, step: int, pixel: float) -> list[tuple[float, float]]:
-    """Return start and length of the spans of a lane, those closer than a pixel as one."""
-    chosen = (table.lane == lane) & (table.step == step)
-    order = np.argsort(table.start[chosen], kind="stable")
-    starts, stops = table.start[chosen][order], table.stop[chosen][order]
+def _bars(
+    starts: npt.NDArray[np.float64], stops: npt.NDArray[np.float64], pixel: float
+) -> list[tuple[float, float]]:
+    """Return start and length of bars, those closer than a pixel as one."""
+    order = np.argsort(starts, kind="stable")
+    starts, stops = starts[order], stops[order]
     if not len(starts):
         return []
     ends = np.maximum.accumulate(stops)

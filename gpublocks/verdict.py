@@ -1,41 +1,19 @@
-"""What bounds a run, and who waits for whom, by its spans. Pure."""
+"""What bounds a run, by its spans. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gpublocks.gaps import NO_CELLS, TURN, gaps_of
 from gpublocks.spans import STEPS, Spans, Table
 
-__all__ = ["Gap", "Group", "Verdict", "gaps", "judge"]
+__all__ = ["Group", "Verdict", "judge"]
 
-_SLACK_SECONDS = 2e-4
-"""A wait that ends when something else does ends no later than this after it, or before: clocks of
-devices are known to some 10 us, and threads take so long to wake."""
 _IDLE = 0.5
 """Where even the busiest lanes have something to do for a smaller part of the time, they wait."""
-
-
-class Gap(NamedTuple):
-    """Time in which a lane had nothing to do.
-
-    Attributes
-    ----------
-    lane : int
-    start, stop : float
-        Seconds since the run began.
-    step : int
-        Index in `STEPS` of what it waited for; -1 if nothing else ended then: for its turn; -2
-        after its last span: there were no cells left.
-    """
-
-    lane: int
-    start: float
-    stop: float
-    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,62 +109,12 @@ def _groups(lanes: Sequence[str], table: Table, seconds: float) -> Iterator[Grou
 
 
 def _waits(spans: Spans, table: Table, seconds: float) -> dict[str, float]:
-    compute = STEPS.index("compute")
-    computing = np.unique(table.lane[table.step == compute])
-    waited: defaultdict[str, float] = defaultdict(float)
-    names = {-1: "turn", -2: "no cells", **dict(enumerate(STEPS))}
-    for gap in gaps(spans):
-        if gap.lane in computing:
-            waited[names[gap.step]] += gap.stop - gap.start
+    computing = np.unique(table.lane[table.step == STEPS.index("compute")])
+    gaps = gaps_of(spans)
+    own = np.isin(gaps.lane, computing)
+    names = {TURN: "turn", NO_CELLS: "no cells", **dict(enumerate(STEPS))}
     total = max(seconds, 1e-9) * max(1, len(computing))
-    return {name: part / total for name, part in waited.items()}
-
-
-def gaps(spans: Spans) -> Iterator[Gap]:
-    """Yield the times in which lanes did nothing, from the first span of the run to the last.
-
-    A lane waits for what ends when it goes on: an earlier step of the cell that it goes on with,
-    or a later step of another cell in the same place, which makes room.
-    """
-    table = spans.table
-    if not len(spans):
-        return
-    first, last = float(table.start.min()), float(table.stop.max())
-    places = [spans.workers.index(worker) for worker in spans.workers]
-    ends = _Ends(table, places)
-    for lane in range(len(spans.lanes)):
-        own = np.flatnonzero(table.lane == lane)
-        own = own[np.argsort(table.start[own], kind="stable")]
-        free = first
-        for n in own.tolist():
-            start = float(table.start[n])
-            if start - free > _SLACK_SECONDS:
-                yield Gap(lane, free, start, ends.step_before(n, free, places[lane]))
-            free = max(free, float(table.stop[n]))
-        if last - free > _SLACK_SECONDS:
-            yield Gap(lane, free, last, -2)
-
-
-class _Ends:
-    """When spans end, in order, to look up what ended last before a moment."""
-
-    def __init__(self, table: Table, places: Sequence[int]) -> None:
-        self._table = table
-        self._order = np.argsort(table.stop, kind="stable")
-        self._stops = table.stop[self._order]
-        self._places: npt.NDArray[np.int64] = np.array(places)[table.lane]
-
-    def step_before(self, n: int, free: float, place: int) -> int:
-        """Return the step whose end let span `n` begin, after its lane had been free; else -1."""
-        table = self._table
-        start = float(table.start[n])
-        earliest = max(free, start - _SLACK_SECONDS)
-        lo, hi = np.searchsorted(self._stops, [earliest, start + _SLACK_SECONDS])
-        found = self._order[lo:hi][::-1]
-        found = found[self._places[found] == place]
-        same = found[(table.cell[found] == table.cell[n]) & (table.step[found] < table.step[n])]
-        later = found[(table.cell[found] != table.cell[n]) & (table.step[found] > table.step[n])]
-        for candidates in (same, later):
-            if len(candidates):
-                return int(table.step[candidates[0]])
-        return -1
+    waited = {
+        step: float((gaps.stop - gaps.start)[own & (gaps.step == step)].sum()) for step in names
+    }
+    return {names[step]: part / total for step, part in waited.items() if part}

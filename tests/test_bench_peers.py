@@ -36,7 +36,8 @@ SHAPE = (96, 70, 80)
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
-    with Nursery() as opened:
+    with pytest.MonkeyPatch.context() as patch, Nursery() as opened:
+        patch.syspath_prepend(Path(__file__).parent)
         yield opened
 
 
@@ -54,11 +55,12 @@ def small(case: Case) -> Case:
         "[128, 192, 256]", str(list(SHAPE))
     )
     first, others = json.loads(text)
+    imports = (*CORE, *case.needs)
     ways = [
-        replace(way, options=options, imports=CORE)
+        replace(way, options=options, imports=imports)
         for way, options in zip(case.ways, others, strict=True)
     ]
-    return replace(case, setup=replace(setup, options=first, imports=CORE), ways=tuple(ways))
+    return replace(case, setup=replace(setup, options=first, imports=imports), ways=tuple(ways))
 
 
 def contest(peers: Sequence[Peer], suffix: str = ".npy") -> Case:
@@ -104,15 +106,15 @@ def forgetful(function: Any, source: str, sink: str) -> None:
 @linux
 @pytest.mark.parametrize("suffix", [".npy", ".zarr"])
 def test_a_peer_that_is_wrong_is_told_and_the_others_are_measured(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, nursery: Nursery, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)
     wrong = [
         Peer("without halo", "test_bench_peers:without_halo"),
         Peer("forgetful", "test_bench_peers:forgetful", cut=None),
         Peer("lost", "no_such_module:name"),
     ]
-    result = bench.measure(contest([*bench.PEERS, *wrong], suffix), tmp_path, rounds=1)
+    case = contest([*bench.PEERS, *wrong], suffix)
+    result = bench.measure(case, tmp_path, rounds=1, stage=nursery)
     assert list(result["raw"]) == [OURS, f"{OURS}, threads", WHOLE, "loop, threads"]
     assert set(result["failures"]) == {"without halo", "forgetful", "lost"}
     assert "voxels differ" in result["failures"]["without halo"]

@@ -11,7 +11,7 @@ import pytest
 import gpublocks as gb
 from gpublocks import io
 from gpublocks.errors import SinkError
-from gpublocks.formats.files.mapping import check_disk
+from gpublocks.formats.files.room import check_disk
 
 NOISE = np.random.default_rng(0).integers(0, 255, (8, 256, 512)).astype("u1")
 """1 MB, which no codec makes smaller."""

@@ -18,9 +18,10 @@ import gpublocks.block_processing as bp
 from gpublocks import Report, recording
 from gpublocks.contracts import Span
 from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
+from gpublocks.gaps import NO_CELLS, TURN, Gaps, gaps_of
 from gpublocks.records import Incident, Record
 from gpublocks.spans import STEPS, Spans
-from gpublocks.verdict import gaps, judge
+from gpublocks.verdict import judge
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +33,7 @@ class SlowArray:
     """Takes its time to be read, or to be written."""
 
     def __init__(self, reading: float = 0.0, writing: float = 0.0) -> None:
-        self.voxels = np.zeros((32, 5))
+        self.voxels = np.zeros((64, 5))
         self.shape, self.dtype = self.voxels.shape, self.voxels.dtype
         self.reading, self.writing = reading, writing
 
@@ -85,8 +86,8 @@ def test_the_verdict_names_what_a_run_was_built_to_be_bound_by(
     assert 0.5 < verdict.share <= 1.01
     doing = {"read": "reading", "compute": "computing", "write": "writing"}[bound]
     assert f"bound by {doing}: {100 * verdict.share:.0f} % of the time; " in str(report)
-    assert record.cells == 8
-    assert record.read_bytes == record.written_bytes == 32 * 5 * 8
+    assert record.cells == 16
+    assert record.read_bytes == record.written_bytes == 64 * 5 * 8
 
 
 def test_a_start_and_an_end_that_take_long_are_named() -> None:
@@ -98,6 +99,11 @@ def test_a_start_and_an_end_that_take_long_are_named() -> None:
     late.add(0, "serial", [Span("compute", "serial", 12.0, 1.0)], 10.0)
     assert judge(late, 3.0).bound == "start"
     assert judge(Spans(), 1.0).bound == "nothing"
+
+
+def rows(gaps: Gaps) -> list[tuple[int, float, float, int]]:
+    """Return the columns of gaps as rows."""
+    return list(zip(*[column.tolist() for column in gaps], strict=True))
 
 
 def test_workers_without_work_are_named() -> None:
@@ -152,17 +158,17 @@ def test_each_lane_waits_for_the_one_that_is_slow(
     last = spans.table.stop.max()
     assert judge(spans, last).bound == slow
     # At first all wait for what comes before them.
-    for gap in [gap for gap in gaps(spans) if gap.start > 0]:
-        lane = spans.lanes[gap.lane].removeprefix("cuda:0 ")
-        assert gap.step == -2 or STEPS[gap.step] == waiting[lane]
+    for lane, start, _, step in rows(gaps_of(spans)):
+        if start > 0 and step != NO_CELLS:
+            assert STEPS[step] == waiting[spans.lanes[lane].removeprefix("cuda:0 ")]
 
 
 def test_another_workers_end_is_nothing_to_wait_for() -> None:
     spans = Spans()
     spans.add(0, "worker 1", [Span("read", "worker 1", 0.0, 1.0)], 0.0)
     spans.add(1, "worker 2", [Span("compute", "worker 2", 1.0, 1.0)], 0.0)
-    (first, _) = sorted(gaps(spans), key=lambda gap: gap.start)
-    assert (spans.lanes[first.lane], first.step) == ("worker 2", -1)
+    lane, start, stop, step = rows(gaps_of(spans))[1]
+    assert (spans.lanes[lane], start, stop, step) == ("worker 2", 0.0, 1.0, TURN)
 
 
 @given(
@@ -182,14 +188,48 @@ def test_spans_and_gaps_fill_each_lane(drawn: list[tuple[int, Any, float, float]
         own = table.lane == lane
         times = np.linspace(first, last, 101)[:, None]
         busy = ((table.start[own] <= times) & (times <= table.stop[own])).any(1)
-        free = [gap for gap in gaps(spans) if gap.lane == lane]
-        idle = np.array([any(g.start <= t <= g.stop for g in free) for t in times[:, 0]])
+        free = [gap for gap in rows(gaps_of(spans)) if gap[0] == lane]
+        idle = np.array([any(lo <= t <= hi for _, lo, hi, _ in free) for t in times[:, 0]])
         # Waits of 0.2 ms are of no account.
         near = np.abs(times - np.concatenate([table.start[own], table.stop[own]])).min(1) < 3e-4
         assert (busy ^ idle | near).all()
     verdict = judge(spans, last)
     assert verdict.share >= 0
     assert sum(group.busy for group in verdict.groups) >= 0
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> Spans:
+    """Return spans of cells in two places, all of whose times are whole seconds."""
+    spans = Spans()
+    for n in range(draw(st.integers(1, 8))):
+        place, start = draw(st.sampled_from("ab")), draw(st.integers(0, 5))
+        told = []
+        for step in STEPS:
+            start += draw(st.integers(0, 2))
+            seconds = draw(st.integers(1, 2))
+            told.append(Span(step, f"{place} {step}", float(start), float(seconds)))
+            start += seconds
+        spans.add(n, place, told, 0.0)
+    return spans
+
+
+@given(crowds())
+def test_a_lane_waits_for_what_ends_when_it_goes_on(spans: Spans) -> None:
+    table = spans.table
+    for lane, _, stop, step in rows(gaps_of(spans)):
+        place = spans.workers[lane]
+        here = np.isin(table.lane, [n for n, name in enumerate(spans.workers) if name == place])
+        ending = here & (table.stop == stop)
+        going_on = np.flatnonzero((table.lane == lane) & (table.start == stop))
+        if step == NO_CELLS:
+            assert stop == table.stop.max()
+            continue
+        n = going_on[0]
+        own = table.cell == table.cell[n]
+        same = set(table.step[ending & own & (table.step < table.step[n])].tolist())
+        later = set(table.step[ending & ~own & (table.step > table.step[n])].tolist())
+        assert step in (same or later or {TURN})
 
 
 # --- recording ----------------------------------------------------------------------------------

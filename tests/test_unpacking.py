@@ -16,7 +16,7 @@ import pytest
 import gpublocks as gb
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files import compressed
-from gpublocks.formats.files.mapping import find_file
+from gpublocks.formats.files.paths import find_file
 from gpublocks.formats.headed import unpacking
 from gpublocks.geometry import Region
 from tests.contracts.sources import READ, ends, reference, start

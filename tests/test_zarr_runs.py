@@ -27,8 +27,7 @@ from gpublocks.errors import (
 )
 from gpublocks.formats.files import folder
 from gpublocks.formats.zarr import boxed
-from gpublocks.formats.zarr.boxes import parts
-from gpublocks.geometry import Region
+from gpublocks.geometry import Region, parts
 from tests.contracts.sources import (
     reference,
 )

@@ -16,22 +16,15 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Order
 from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
-from gpublocks.formats.files.mapping import (
-    Address,
-    MappedSource,
-    check_length,
-    final_path,
-    find_file,
-    new_file,
-)
+from gpublocks.formats.files.mapping import Address, MappedSource, new_file
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.files.paths import check_length, final_path, find_file
 from gpublocks.formats.hdf5.dataset_files import ahead, chunk_shape, file_start, write_chunks
 from gpublocks.formats.hdf5.dataset_source import DatasetSource
 from gpublocks.formats.hdf5.datasets import (
     boxes,
     check_alone,
-    common,
     find,
     h5py_library,
     is_plain,
@@ -284,6 +277,6 @@ def _pack(
 
 
 def _same(array: Array, source: MappedSource | DatasetSource, box: Region) -> bool:
-    part = common(box, Region.whole(array.shape))
+    part = box.common(Region.whole(array.shape))
     # As bytes: NaN is not equal to itself.
     return source.read(part).tobytes() == array[part.slices].tobytes()

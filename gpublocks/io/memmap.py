@@ -10,15 +10,9 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order
 from gpublocks.errors import ArgumentTypeError, SourceError, line_of
-from gpublocks.formats.files.mapping import (
-    Address,
-    MappedSource,
-    check_length,
-    final_path,
-    find_file,
-    new_file,
-)
+from gpublocks.formats.files.mapping import Address, MappedSource, new_file
 from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.files.paths import check_length, final_path, find_file
 from gpublocks.voxels import byte_range, memory_order, single_units
 
 __all__ = ["Mapped", "Sink", "Source", "find"]

@@ -15,15 +15,7 @@ import numpy as np
 
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import SinkError, SourceError
-from gpublocks.formats.files.mapping import (
-    Address,
-    MappedSource,
-    Unfinished,
-    check_room,
-    final_path,
-    find_file,
-    new_file,
-)
+from gpublocks.formats.files.mapping import Address, MappedSource, Unfinished, new_file
 from gpublocks.formats.files.metadata import arrangement
 from gpublocks.formats.files.partial import (
     Partial,
@@ -33,6 +25,8 @@ from gpublocks.formats.files.partial import (
     partial_path,
     sync_path,
 )
+from gpublocks.formats.files.paths import final_path, find_file
+from gpublocks.formats.files.room import check_room
 from gpublocks.formats.headed.headers import array_shape, data_file, filler, read_start
 from gpublocks.formats.headed.placing import (
     Vector,

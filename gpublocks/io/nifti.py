@@ -15,10 +15,11 @@ from gpublocks.contracts import Array, DType, Order
 from gpublocks.contracts import Sink as AnySink
 from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.compressed import Codec, pieces, write_gzip
-from gpublocks.formats.files.mapping import MappedSource, final_path, find_file, new_file
+from gpublocks.formats.files.mapping import MappedSource, new_file
 from gpublocks.formats.files.metadata import arrangement
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.files.paths import final_path, find_file
 from gpublocks.formats.headed.headers import array_shape, data_file, read_start
 from gpublocks.formats.headed.placing import Vector, axis_spacings, in_space, placed, unit_name
 from gpublocks.formats.headed.unpacking import UnpackedSource, open_voxels

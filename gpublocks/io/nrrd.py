@@ -17,9 +17,10 @@ from gpublocks.contracts import Array, DType, Order
 from gpublocks.contracts import Sink as AnySink
 from gpublocks.errors import ArgumentTypeError, SinkError, SourceError
 from gpublocks.formats.files.compressed import Codec, write_gzip
-from gpublocks.formats.files.mapping import MappedSource, final_path, find_file, new_file
+from gpublocks.formats.files.mapping import MappedSource, new_file
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.files.paths import final_path, find_file
 from gpublocks.formats.headed.headers import array_shape, data_file, filler, read_start, skip_lines
 from gpublocks.formats.headed.placing import (
     Vector,

@@ -10,15 +10,9 @@ import numpy.typing as npt
 
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import ArgumentTypeError, PlanError, SourceError
-from gpublocks.formats.files.mapping import (
-    Address,
-    MappedSource,
-    check_length,
-    final_path,
-    find_file,
-    new_file,
-)
+from gpublocks.formats.files.mapping import Address, MappedSource, new_file
 from gpublocks.formats.files.partial import check_target
+from gpublocks.formats.files.paths import check_length, final_path, find_file
 from gpublocks.formats.headed.headers import array_shape
 from gpublocks.voxels import single_units
 

@@ -16,10 +16,12 @@ import numpy as np
 from gpublocks import machine
 from gpublocks.contracts import Array, DType, Order
 from gpublocks.errors import ArgumentTypeError, SinkError, SourceError, line_of
-from gpublocks.formats.files.mapping import Address, MappedSource, check_room, final_path, find_file
+from gpublocks.formats.files.mapping import Address, MappedSource
 from gpublocks.formats.files.metadata import arrangement, of_part
 from gpublocks.formats.files.packing import PackedSink
 from gpublocks.formats.files.partial import check_target, create_partial, preallocate
+from gpublocks.formats.files.paths import final_path, find_file
+from gpublocks.formats.files.room import check_room
 from gpublocks.formats.tiff.calibration import along_files
 from gpublocks.formats.tiff.directories import count_pages
 from gpublocks.formats.tiff.filing import PlanesSink, check_planes

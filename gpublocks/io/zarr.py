@@ -17,8 +17,9 @@ import numpy as np
 from gpublocks.contracts import DType, Order
 from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder
-from gpublocks.formats.files.mapping import check_disk, final_path
 from gpublocks.formats.files.metadata import arrangement
+from gpublocks.formats.files.paths import final_path
+from gpublocks.formats.files.room import check_disk
 from gpublocks.formats.zarr.boxed import BoxedSource
 from gpublocks.formats.zarr.levels import NewLevel, Pyramid, averaging_bytes, halve, levels_of_new
 from gpublocks.formats.zarr.library import LibrarySource

@@ -3,13 +3,9 @@
 Touches local files.
 """
 
-import errno
 import mmap
 import os
-import shutil
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Protocol
@@ -21,12 +17,12 @@ from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.partial import (
     create_partial,
-    partial_path,
     preallocate,
     sync_path,
 )
+from gpublocks.formats.files.paths import check_length, check_unchanged, stamp
+from gpublocks.formats.files.room import check_room
 from gpublocks.geometry import Region
-from gpublocks.notice import warn_user
 from gpublocks.voxels import (
     put,
     source_array,
@@ -42,14 +38,7 @@ __all__ = [
     "Address",
     "MappedSource",
     "Unfinished",
-    "check_disk",
-    "check_length",
-    "check_room",
-    "check_unchanged",
-    "final_path",
-    "find_file",
     "new_file",
-    "stamp",
 ]
 
 
@@ -353,53 +342,6 @@ class MappedSource:
             )
 
 
-def find_file(location: str, kind: str, *, writable: bool) -> tuple[str, os.stat_result]:
-    """Return the absolute path of a local file without symbolic links, and its status.
-
-    Parameters
-    ----------
-    kind : str
-        What is expected, for messages: ``'an NPY file'``.
-    writable : bool
-        Whether it is to be written.
-
-    Raises
-    ------
-    SourceError
-        If it is missing, or no file.
-    SinkError
-        If it must not be written.
-    """
-    try:
-        path = os.path.realpath(location)
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise SourceError(errno.ENOENT, f"no such file: {location!r}") from error
-        raise SourceError(errno.EINVAL, f"cannot open {location!r}: {error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        found = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-        raise SourceError(errno.EINVAL, f"{location} is {found}; give {kind}")
-    if writable and not os.access(path, os.W_OK):
-        raise SinkError(errno.EACCES, f"cannot write {location}: Permission denied")
-    return path, status
-
-
-def final_path(location: str | os.PathLike[str]) -> str:
-    """Return the absolute path at which a new file will be; its folder without symbolic links.
-
-    Raises
-    ------
-    SinkError
-        If it is no path.
-    """
-    path = os.fspath(location)
-    if "\0" in path:
-        raise SinkError(errno.EINVAL, f"the path {path!r} holds a NUL character")
-    folder, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(folder), name)
-
-
 def new_file(
     final: str,
     header: bytes,
@@ -424,86 +366,6 @@ def new_file(
         partial.path, partial.file, len(header), tuple(shape), dtype, order, writable=True
     )
     return MappedSource(address, name, partial=partial)
-
-
-def check_room(final: str, nbytes: int) -> None:
-    """Raise `SinkError` if there is no room for a new file; that of a killed run gives way."""
-    freed = 0
-    with suppress(FileNotFoundError):
-        freed = os.stat(partial_path(final)).st_size
-    check_disk(final, nbytes, freed=freed)
-    limit = _file_size_limit()
-    if limit is not None and nbytes > limit:
-        raise SinkError(
-            errno.EFBIG,
-            f"{final} needs {format_bytes(nbytes)}, above the limit for files of this "
-            f"process (RLIMIT_FSIZE {format_bytes(limit)}); raise it with ulimit -f",
-        )
-
-
-def check_disk(final: str, nbytes: int, *, most: int = 0, freed: int = 0) -> None:
-    """Raise `SinkError` if a disk has no room for what is new on it; warn if it may have none.
-
-    What is compressed may take next to nothing: it is refused only when the disk is full.
-
-    Parameters
-    ----------
-    final : str
-        Absolute path of the file or folder that is new.
-    nbytes : int
-        What it takes in any case.
-    most : int
-        What it takes if nothing gets smaller by compression, if that is more.
-    freed : int
-        What there will be beside the room that is free.
-    """
-    folder = os.path.dirname(final)
-    free = shutil.disk_usage(folder).free + freed
-    if nbytes > free:
-        raise SinkError(
-            errno.ENOSPC,
-            f"{final} needs {format_bytes(nbytes)}, {folder} has {format_bytes(free)} free",
-        )
-    if most > free:
-        warn_user(
-            f"{final} needs up to {format_bytes(most)}, and {folder} has {format_bytes(free)} "
-            "free: if compression does not make it fit, the run ends with an error"
-        )
-
-
-def check_length(location: str, length: int, offset: int, nbytes: int) -> None:
-    """Raise `SourceError` if a file of `length` bytes does not hold `nbytes` from an offset on."""
-    if length < offset + nbytes:
-        raise SourceError(
-            f"{location} holds {max(length - offset, 0)} of {nbytes} data bytes (truncated)"
-        )
-
-
-def stamp(path: str) -> tuple[int, ...] | None:
-    """Return what differs once a file was changed or replaced; None if there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def check_unchanged(path: str, known: tuple[int, ...] | None) -> None:
-    """Raise `SourceError` if a file is not the one whose `stamp` is known."""
-    if stamp(path) != known:
-        raise SourceError(
-            f"{path} changed (time, size or file) since it was opened; "
-            "results computed from it are not of one state"
-        )
-
-
-def _file_size_limit() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _map_of(array: Array | None) -> mmap.mmap | None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from gpublocks.contracts import Array, DType, Extent, Order
 from gpublocks.errors import SinkError
-from gpublocks.formats.files.mapping import check_disk, new_file
+from gpublocks.formats.files.mapping import new_file
 from gpublocks.formats.files.partial import check_target, partial_path, sync_path
+from gpublocks.formats.files.room import check_disk
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
     source_array,

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from gpublocks.contracts import Array, DType
-from gpublocks.formats.files.mapping import check_room
+from gpublocks.formats.files.room import check_room
 from gpublocks.formats.hdf5 import deflating
 from gpublocks.formats.hdf5.datasets import boxes, h5py_library
 from gpublocks.geometry import Region

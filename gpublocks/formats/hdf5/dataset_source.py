@@ -14,14 +14,14 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import ArgumentTypeError, PlanError, SinkError, SourceError
-from gpublocks.formats.files.mapping import check_room, check_unchanged, stamp
 from gpublocks.formats.files.partial import sync_path
+from gpublocks.formats.files.paths import check_unchanged, stamp
 from gpublocks.formats.files.picking import source_getitem, source_setitem
+from gpublocks.formats.files.room import check_room
 from gpublocks.formats.hdf5 import deflating
 from gpublocks.formats.hdf5.datasets import (
     Place,
     boxes,
-    common,
     find,
     locked,
     named,
@@ -152,7 +152,7 @@ class DatasetSource:
                 self._read_by_library(region, out)
             else:
                 for box in boxes(region, chunks):
-                    part = common(box, region)
+                    part = box.common(region)
                     self._read_chunk(box, part, out[part.within(region).slices])
         return out
 

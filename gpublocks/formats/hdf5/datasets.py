@@ -28,7 +28,6 @@ __all__ = [
     "Place",
     "boxes",
     "check_alone",
-    "common",
     "find",
     "h5py_library",
     "is_plain",
@@ -329,11 +328,6 @@ def boxes(region: Region, chunks: tuple[int, ...]) -> Iterator[Region]:
     ranges = zip(region.start, region.stop, chunks, strict=True)
     for start in product(*[range(lo // n * n, hi, n) for lo, hi, n in ranges]):
         yield Region(start, tuple([lo + n for lo, n in zip(start, chunks, strict=True)]))
-
-
-def common(a: Region, b: Region) -> Region:
-    """Return the box that two overlapping ones have in common."""
-    return Region(tuple(map(max, a.start, b.start)), tuple(map(min, a.stop, b.stop)))
 
 
 def reason(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from math import prod
 
 from gpublocks.contracts import DType
 from gpublocks.errors import SourceError
-from gpublocks.formats.files.mapping import find_file
+from gpublocks.formats.files.paths import find_file
 
 __all__ = ["array_shape", "data_file", "filler", "read_start", "skip_lines"]
 

@@ -20,13 +20,8 @@ from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.compressed import Codec, pieces
-from gpublocks.formats.files.mapping import (
-    Address,
-    MappedSource,
-    check_length,
-    check_unchanged,
-    stamp,
-)
+from gpublocks.formats.files.mapping import Address, MappedSource
+from gpublocks.formats.files.paths import check_length, check_unchanged, stamp
 from gpublocks.geometry import Region
 from gpublocks.voxels import (
     array_at,

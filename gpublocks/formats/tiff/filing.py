@@ -13,9 +13,9 @@ import numpy as np
 from gpublocks.contracts import Array, DType, Extent, Order, Reach, Source
 from gpublocks.errors import SinkError
 from gpublocks.formats.files.folder import PartialFolder, check_folder, create_folder, sync_files
-from gpublocks.formats.files.mapping import check_disk
 from gpublocks.formats.files.partial import partial_path
 from gpublocks.formats.files.picking import source_getitem, source_setitem, target
+from gpublocks.formats.files.room import check_disk
 from gpublocks.formats.tiff.planes import Numbering, has_placeholder, planes_of
 from gpublocks.geometry import Region
 from gpublocks.voxels import (

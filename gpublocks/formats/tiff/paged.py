@@ -10,7 +10,7 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SourceError
-from gpublocks.formats.files.mapping import check_unchanged, stamp
+from gpublocks.formats.files.paths import check_unchanged, stamp
 from gpublocks.formats.files.picking import source_getitem, target
 from gpublocks.formats.tiff.segments import Paging, Part
 from gpublocks.geometry import Region

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpublocks.contracts import Array, DType, Extent, Order, Reach, Source
 from gpublocks.errors import SourceError
-from gpublocks.formats.files.mapping import stamp
+from gpublocks.formats.files.paths import stamp
 from gpublocks.formats.files.picking import source_getitem, target
 from gpublocks.formats.tiff.planes import find_planes, planes_of
 from gpublocks.geometry import Region

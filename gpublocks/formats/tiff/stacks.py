@@ -14,7 +14,7 @@ from gpublocks import machine
 from gpublocks.budget import format_bytes
 from gpublocks.contracts import Array, DType
 from gpublocks.errors import SourceError
-from gpublocks.formats.files.mapping import check_length
+from gpublocks.formats.files.paths import check_length
 from gpublocks.formats.tiff.calibration import (
     from_imagej,
     from_json,

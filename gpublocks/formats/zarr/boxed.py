@@ -11,7 +11,7 @@ import numpy as np
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import SinkError, SourceError
 from gpublocks.formats.files.folder import sync_files
-from gpublocks.formats.files.mapping import stamp
+from gpublocks.formats.files.paths import stamp
 from gpublocks.formats.files.picking import enclosing, source_getitem, source_setitem, target
 from gpublocks.formats.zarr.boxes import Store
 from gpublocks.formats.zarr.levels import Halved, Pyramid

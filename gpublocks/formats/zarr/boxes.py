@@ -20,9 +20,9 @@ from gpublocks.contracts import Array, DType, Order
 from gpublocks.errors import SinkError, SourceError, line_of
 from gpublocks.formats.files.confined import Confined, exactly
 from gpublocks.formats.zarr.coding import MISSING, Coding, Sharding, coding_of
-from gpublocks.geometry import Region
+from gpublocks.geometry import Region, parts
 
-__all__ = ["Store", "parts"]
+__all__ = ["Store"]
 
 _LARGE = 256 << 20
 """Boxes of so many bytes are decoded only where there is memory for one."""
@@ -258,19 +258,6 @@ class Store:
         return SourceError(
             f"chunk {number} of {self.path} is damaged: {reason} (file {self._file(index)})"
         )
-
-
-def parts(region: Region, unit: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Region]]:
-    """Return the boxes of a lattice that a region touches: their numbers, and the common part."""
-    if not region.size:
-        return
-    ranges = [
-        [(n, (max(lo, n * u), min(hi, (n + 1) * u))) for n in range(lo // u, -(-hi // u))]
-        for lo, hi, u in zip(region.start, region.stop, unit, strict=True)
-    ]
-    for axes in product(*ranges):
-        start = tuple([lo for _, (lo, _) in axes])
-        yield tuple([n for n, _ in axes]), Region(start, tuple([hi for _, (_, hi) in axes]))
 
 
 def _common(

@@ -9,8 +9,7 @@ import numpy as np
 from gpublocks.contracts import Array, DType, Extent, Order, Reach
 from gpublocks.errors import ArgumentTypeError, SinkError, SourceError, line_of
 from gpublocks.formats.files.picking import source_getitem, source_setitem, target
-from gpublocks.formats.zarr.boxes import parts
-from gpublocks.geometry import Region
+from gpublocks.geometry import Region, parts
 from gpublocks.voxels import (
     source_array,
     source_info,
