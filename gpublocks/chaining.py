@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from gpublocks.budget import Budget, Need
-from gpublocks.contracts import DType
+from gpublocks.contracts import DType, Filter
 from gpublocks.cutting import cut
 from gpublocks.errors import PlanError
 from gpublocks.grid import Grid
@@ -20,12 +20,22 @@ _WORTH_IT = 0.9
 """Part of the bytes that two passes may move to be advised: a second pass has costs of its own."""
 
 
+@runtime_checkable
+class _Chain(Filter, Protocol):
+    """Filters that follow each other."""
+
+    steps: tuple[Any, ...]
+
+    def cut(self, at: int) -> "tuple[_Chain, _Chain]":
+        """Return the chain of the first steps, and that of the others."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Passes:
     """Two passes over a volume, and the bytes that they move for each voxel."""
 
-    first: Any
-    second: Any
+    first: _Chain
+    second: _Chain
     moved: float
 
 
@@ -36,12 +46,14 @@ def advice_for(task: Task, grid: Grid, budget: Budget) -> str:
     read less of that, but read the volume twice, and the first one writes what the second reads.
     """
     chain = task.function
-    if len(getattr(chain, "steps", ())) < 2 or task.one_block or len(task.sources) > 1:
+    if not isinstance(chain, _Chain) or len(chain.steps) < 2:
+        return ""
+    if task.one_block or len(task.sources) > 1:
         return ""
     if 0 in grid.shape or _listed(task) != _overlap(task, chain):
         return ""
     before = _read(grid) * task.sources[0].dtype.itemsize
-    best = min(_in_two(task, budget), key=lambda passes: passes.moved, default=None)
+    best = min(_in_two(chain, task, budget), key=lambda passes: passes.moved, default=None)
     if best is None or best.moved > _WORTH_IT * before:
         return ""
     return (
@@ -50,11 +62,11 @@ def advice_for(task: Task, grid: Grid, budget: Budget) -> str:
     )
 
 
-def _in_two(task: Task, budget: Budget) -> Iterator[_Passes]:
+def _in_two(chain: _Chain, task: Task, budget: Budget) -> Iterator[_Passes]:
     """Return all ways to do a chain in two passes of which the planner knows what they read."""
-    chain, dtype = task.function, task.sources[0].dtype
-    for at in range(1, len(chain.steps)):  # type: ignore[attr-defined]
-        first, second = chain.cut(at)  # type: ignore[attr-defined]
+    dtype = task.sources[0].dtype
+    for at in range(1, len(chain.steps)):
+        first, second = chain.cut(at)
         between = first.result_dtype(dtype)
         if between is None:
             continue
@@ -64,7 +76,7 @@ def _in_two(task: Task, budget: Budget) -> Iterator[_Passes]:
             yield _Passes(first, second, reads + between.itemsize)
 
 
-def _grid(task: Task, function: Any, dtype: DType, budget: Budget) -> Grid:
+def _grid(task: Task, function: _Chain, dtype: DType, budget: Budget) -> Grid:
     """Return the blocks for a part of the chain, on a source of some type."""
     memory = function.memory(dtype)
     need = None if memory is None else Need(memory, origin="filter")
@@ -87,7 +99,7 @@ def _listed(task: Task) -> list[Any]:
     return list(overlap) if isinstance(overlap, tuple | list) else [overlap] * len(_axes(task))
 
 
-def _overlap(task: Task, function: Any) -> list[int]:
+def _overlap(task: Task, function: _Chain) -> list[int]:
     """Return the overlap for each split axis that the halo of a filter asks for."""
     halo = function.halo
     return [2 * (halo[axis] if isinstance(halo, tuple) else halo) for axis in _axes(task)]

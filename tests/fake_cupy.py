@@ -662,7 +662,7 @@ def asarray(
         count = int(np.prod(told["shape"], dtype=int)) * np.dtype(told["typestr"]).itemsize
         memory = UnownedMemory(told["data"][0], count, a)
         return ndarray(told["shape"], told["typestr"], MemoryPointer(memory, 0))
-    return _new(np.asarray(a, dtype))
+    return _new(np.asarray(a, dtype), order or "K")
 
 
 def asnumpy(

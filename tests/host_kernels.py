@@ -37,6 +37,12 @@ static void run(void (*kernel)(A...), Dim grid, Dim block, void** arguments) {
         for (threadIdx.x = 0; threadIdx.x < block.x; ++threadIdx.x)
             call(kernel, arguments, std::index_sequence_for<A...>());
 }
+template <class... A>
+static unsigned size_of(void (*)(A...), unsigned n) {
+    const unsigned sizes[] = {sizeof(A)...};
+    return n < sizeof...(A) ? sizes[n] : 0;
+}
+extern "C" unsigned argument_size(unsigned n) { return size_of(NAME, n); }
 extern "C" void run_kernel(unsigned blocks, unsigned threads, void** arguments) {
     run(NAME, Dim{blocks, 1, 1}, Dim{threads, 1, 1}, arguments);
 }
@@ -51,7 +57,7 @@ class HostKernel:
     def __init__(self, code: str, name: str, options: tuple[str, ...] = ()) -> None:
         # Without it a GPU would round otherwise than a CPU.
         assert "--fmad=false" in options
-        self._run = _library(code, name).run_kernel
+        self._library = _library(code, name)
 
     def __call__(self, grid: tuple[int], block: tuple[int], args: tuple[Any, ...]) -> None:
         """Run it; arrays are those of NumPy, numbers have the type that the kernel has."""
@@ -59,8 +65,10 @@ class HostKernel:
             _SIZES[arg.dtype.char](arg) if isinstance(arg, np.generic) else _address(arg)
             for arg in args
         ]
+        sizes = [self._library.argument_size(n) for n in range(len(held) + 1)]
+        assert sizes == [*map(ctypes.sizeof, held), 0], "the kernel has other arguments"
         addresses = (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held))
-        self._run(ctypes.c_uint(*grid), ctypes.c_uint(*block), addresses)
+        self._library.run_kernel(ctypes.c_uint(*grid), ctypes.c_uint(*block), addresses)
 
 
 def _address(array: np.ndarray) -> ctypes.c_void_p:

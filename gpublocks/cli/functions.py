@@ -50,6 +50,11 @@ def _makers() -> dict[str, Callable[..., Any]]:
 def _filter(text: str, keywords: dict[str, Any]) -> Any:
     """Return the filter that a text stands for: calls with plain values, joined by ``|``."""
     makers = _makers()
+    if keywords and "(" in text:
+        raise PlanError(
+            f"FUNCTION is {text!r}, and --arg gives {', '.join(keywords)} too; write all values "
+            "into the calls, or give the name of one filter and --arg"
+        )
 
     def made(node: ast.expr) -> Any:
         match node:

@@ -1,7 +1,9 @@
 """Filters that undo the blur of a microscope. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -104,7 +106,7 @@ def richardson_lucy(
         partial(_richardson_lucy, psf=kernel, iterations=count, clip=clip, filter_epsilon=least),
         halo=reach,
         dtype=rounding,
-        memory=partial(_memory, result=rounding),
+        memory=partial(_memory, result=rounding, padding=_padding(kernel.shape, reach)),
     )
 
 
@@ -124,13 +126,23 @@ def _normalised(psf: Any) -> npt.NDArray[np.float64]:
 
 _ARRAYS = 8
 """Arrays that are held at once: the volume and its estimate, the transform of the psf, those of
-what is convolved and what comes of them, and a little more for zeros beyond the border."""
+what is convolved and what comes of them."""
 
 
-def _memory(dtype: DType, result: Rule) -> float:
+_SMALL = 64
+"""Voxels along an axis that even small blocks have."""
+
+
+def _padding(lengths: Sequence[int], halo: Sequence[int]) -> float:
+    """Return how many voxels are transformed for each one of a small block."""
+    blocks = [max(_SMALL, 2 * reach) for reach in halo]
+    return prod([(n + length // 2) / n for n, length in zip(blocks, lengths, strict=True)])
+
+
+def _memory(dtype: DType, result: Rule, padding: float) -> float:
     kept = wide(dtype)
     conversion = kept.itemsize + conversion_bytes(kept, result(dtype))
-    return max(_ARRAYS * kept.itemsize, conversion)
+    return max(_ARRAYS * kept.itemsize * padding, conversion)
 
 
 def _richardson_lucy(

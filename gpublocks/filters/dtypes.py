@@ -15,6 +15,7 @@ __all__ = [
     "Rule",
     "check_real",
     "comparable",
+    "comparable_bytes",
     "conversion_bytes",
     "converted",
     "limits",
@@ -112,6 +113,14 @@ def comparable(array: Any, value: float) -> tuple[Any, Any]:
     if array.dtype == np.float16:
         return array.astype(_FLOAT32), more.astype(_FLOAT32)
     return array, more
+
+
+def comparable_bytes(dtype: DType) -> int:
+    """Return the bytes per voxel that it takes to compare an array of a type in another one.
+
+    Those of a copy, and of what is made of it before it is `restored`, as far as they are more.
+    """
+    return 2 * _FLOAT32.itemsize - dtype.itemsize if dtype == np.float16 else 0
 
 
 def restored(array: Any, dtype: DType) -> Any:

@@ -9,9 +9,10 @@ import numpy as np
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError
-from gpublocks.filters.dtypes import Always
+from gpublocks.filters.dtypes import Always, comparable_bytes
 from gpublocks.filters.elements import Element, cross, dilated, element, eroded, extreme, of_shape
 from gpublocks.filters.parameters import Border, border, number
+from gpublocks.filters.pointwise import compared
 from gpublocks.filters.steps import Step, maker
 
 __all__ = [
@@ -249,12 +250,12 @@ def _maxima(
     xp = array_namespace(array)
     result = xp.greater_equal(array, extreme(array, window, border, most=True))
     if threshold is not None:
-        result &= xp.greater(array, threshold)
+        result &= compared(array, dtype, value=threshold)
     return result
 
 
 def _maxima_bytes(dtype: DType) -> float:
-    return 2 * dtype.itemsize + 1
+    return 2 * dtype.itemsize + comparable_bytes(dtype) + 1
 
 
 def _step(

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from gpublocks.contracts import DType
-from gpublocks.filters.dtypes import same
+from gpublocks.filters.dtypes import comparable_bytes, same
 from gpublocks.filters.elements import Element, closed, dilated, element, eroded, extreme, opened
 from gpublocks.filters.parameters import Border, border
 from gpublocks.filters.steps import Step, maker
@@ -318,7 +318,7 @@ def _step(
 
 
 def _memory(dtype: DType) -> float:
-    return 2 * dtype.itemsize
+    return 2 * dtype.itemsize + comparable_bytes(dtype)
 
 
 def _apply(

@@ -20,6 +20,7 @@ __all__ = [
     "sizes",
     "spread",
     "together",
+    "voxel_sizes",
 ]
 
 PerAxis = float | tuple[float, ...]
@@ -124,16 +125,21 @@ def sizes(value: Any, voxel_size: Any = None, name: str = "size") -> Any:
     )
 
 
+def voxel_sizes(voxel_size: Any) -> Any:
+    """Return the lengths of a voxel, or the one of all axes."""
+
+    def length(name: str, item: Any) -> float:
+        found = float(number(name, item))
+        if found <= 0:
+            raise PlanError(f"{name} is {item!r}; give the length of a voxel, above 0")
+        return found
+
+    return per_axis("voxel_size", voxel_size, length)
+
+
 def _scaled(name: str, value: Any, voxel_size: Any, rounded: Callable[[float], Any]) -> Any:
     """Return lengths in voxels, of lengths in the unit of `voxel_size`."""
-
-    def positive(name: str, item: Any) -> Any:
-        if number(name, item) <= 0:
-            raise PlanError(f"{name} is {item!r}; give the length of a voxel, above 0")
-        return item
-
-    steps = per_axis("voxel_size", voxel_size, positive)
-    lengths, steps = together(**{name: value, "voxel_size": steps})
+    lengths, steps = together(**{name: value, "voxel_size": voxel_sizes(voxel_size)})
     if not isinstance(lengths, tuple):
         return rounded(lengths / steps)
     return tuple([rounded(length / step) for length, step in zip(lengths, steps, strict=True)])

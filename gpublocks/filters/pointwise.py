@@ -17,7 +17,7 @@ from gpublocks.filters.engines.layouts import in_memory_order
 from gpublocks.filters.parameters import number
 from gpublocks.filters.steps import Step, maker
 
-__all__ = ["cast", "clip", "rescale", "threshold"]
+__all__ = ["cast", "clip", "compared", "rescale", "threshold"]
 
 _AT_ONCE = 1 << 16
 """Voxels that NumPy converts at once, which stay in the cache between two operations."""
@@ -106,12 +106,13 @@ def threshold(value: float, *, below: bool = False) -> Step:
     """
     if not isinstance(below, bool):
         raise ArgumentTypeError(f"below is {below!r}; give True or False")
-    operation = partial(_threshold, value=number("value", value), below=below)
+    operation = partial(compared, value=number("value", value), below=below)
     truth = np.dtype(np.bool_)
     return Step(operation, halo=0, dtype=Always(truth), memory=Always(1.0))
 
 
-def _threshold(array: Any, dtype: DType, *, value: float, below: bool) -> Any:
+def compared(array: Any, dtype: DType, *, value: float, below: bool = False) -> Any:
+    """Return where voxels are above a value, or below it, whatever their type holds."""
     if array.dtype.kind == "b":
         array = array.view(np.uint8)
     if array.dtype.kind == "f":
@@ -242,8 +243,9 @@ def _pair(name: str, value: Any) -> tuple[float, float]:
 
 def _result_bytes(dtype: DType, result: Rule) -> float:
     found = result(dtype)
-    between = _short_bytes(dtype) if _stored(found) else wide(dtype).itemsize
-    return float(found.itemsize + between)
+    if _stored(found):
+        return float(found.itemsize + _short_bytes(dtype))
+    return float(max(found.itemsize, _short_bytes(dtype)) + wide(dtype).itemsize)
 
 
 def _rescale(

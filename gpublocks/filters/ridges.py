@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.filters.dtypes import Rule, conversion_bytes, rule, wide
 from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach
 from gpublocks.filters.engines.hessians import Measure, measured_hessian
-from gpublocks.filters.parameters import Border, PerAxis, border, number, spread
+from gpublocks.filters.parameters import Border, PerAxis, border, number, spread, voxel_sizes
 from gpublocks.filters.parameters import sigmas as in_voxels
 from gpublocks.filters.steps import Step, maker
 
@@ -161,8 +159,9 @@ def frangi(
     >>> tube.halo
     12
     """
-    numbers = [number(name, value, above=0) for name, value in (("alpha", alpha), ("beta", beta))]
-    measure = Measure("frangi", (*numbers, number("gamma", gamma, above=0)))
+    given = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    sharp, blob, noise = [float(number(name, value, above=0)) for name, value in given.items()]
+    measure = Measure("frangi", (sharp, blob, noise))
     scales = [(sigma, partial(_always, measure=measure)) for sigma in _listed(sigmas)]
     return _ridges(scales, black_ridges, border(mode, cval), truncate, voxel_size, dtype)
 
@@ -289,7 +288,7 @@ def meijering(
     >>> meijering(2)
     meijering(sigmas=2)
     """
-    given = None if alpha is None else number("alpha", alpha, most=1)
+    given = None if alpha is None else float(number("alpha", alpha, most=1))
     scales = [
         (sigma, partial(_meijering, factor=sigma**2, alpha=given)) for sigma in _listed(sigmas)
     ]
@@ -341,7 +340,7 @@ def _step(
     operation = partial(
         _largest,
         scales=tuple(scales),
-        unit=1.0 if voxel_size is None else voxel_size,
+        unit=1.0 if voxel_size is None else voxel_sizes(voxel_size),
         truncate=checked,
         border=beyond,
         sign=sign,
@@ -355,7 +354,7 @@ def _step(
 def _memory(dtype: DType, result: Rule, axes: int, scales: int) -> float:
     kept = wide(dtype)
     elements = axes * (axes + 1) // 2
-    held = elements + axes - 1 + (scales > 1) + (dtype == np.float16)
+    held = elements + axes - 1 + (scales > 1)
     conversion = kept.itemsize + conversion_bytes(kept, result(dtype))
     return max(kept.itemsize * held, conversion)
 

@@ -112,7 +112,7 @@ class Filter:
 
     def result_dtype(self, dtype: DType) -> DType | None:
         """Return the type of the result for an array of some type; None if only a call tells."""
-        found: DType | None = np.dtype(dtype)
+        found: DType | None = np.dtype(dtype).newbyteorder("=")
         for step in self.steps:
             if step.dtype is None or found is None:
                 return None
@@ -124,7 +124,9 @@ class Filter:
 
         Results of all steps are included, the array itself is not. None if it is not known.
         """
-        most, before, current = 0.0, 0, np.dtype(dtype)
+        # An array of another byte order is copied first.
+        given, current = np.dtype(dtype), np.dtype(dtype).newbyteorder("=")
+        most, before = 0.0, 0 if given == current else given.itemsize
         for step in self.steps:
             if step.memory is None:
                 return None

@@ -10,7 +10,7 @@ from typing import Any
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters.dtypes import same
+from gpublocks.filters.dtypes import comparable_bytes, same
 from gpublocks.filters.elements import Element, closed, dilated, element, eroded, opened
 from gpublocks.filters.engines.differences import difference
 from gpublocks.filters.parameters import Border, border
@@ -246,7 +246,7 @@ def _step(
 
 def _memory(dtype: DType, *, arrays: int) -> float:
     """Return the bytes of so many arrays, and those that limit differences with a sign."""
-    return (arrays + (dtype.kind == "i")) * dtype.itemsize
+    return (arrays + (dtype.kind == "i")) * dtype.itemsize + comparable_bytes(dtype)
 
 
 def _apply(

@@ -83,7 +83,8 @@ def box(lengths: Sequence[int]) -> Footprint:
 
 def footprint_of(mask: npt.NDArray[np.bool_]) -> Footprint:
     """Return the footprint of truth values around a voxel, which lies as that of a `box` does."""
-    return Footprint(np.argwhere(mask) - [n // 2 for n in mask.shape])
+    offsets = np.argwhere(mask) - [n // 2 for n in mask.shape]
+    return Footprint(np.ascontiguousarray(offsets, np.int64))
 
 
 def truth_values(footprint: object) -> npt.NDArray[np.bool_]:

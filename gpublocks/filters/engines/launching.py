@@ -13,9 +13,9 @@ MODES = {"reflect": 0, "mirror": 1, "nearest": 2, "constant": 3}
 """Numbers of the modes in the kernels."""
 
 _THREADS = 256
-_SHORT = 2**31
-"""Arrays of fewer voxels are counted in 32 bits: divisions of longer numbers take several times as
-long."""
+_SHORT = 2**30
+"""Arrays of fewer voxels are counted in 32 bits, which hold twice as many: divisions of longer
+numbers take several times as long."""
 
 _OPTIONS = ("--fmad=false",)
 """A fused multiplication rounds once where the CPU rounds twice."""
