@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from gpublocks import filters, process
+from gpublocks.errors import PlanError
 from gpublocks.sample import brain
 
-__all__ = ["CASES", "as_text", "measure"]
+__all__ = ["CASES", "FilterCase", "as_text", "chosen", "measure"]
 
 Function = Callable[[Any], Any]
 
@@ -28,7 +29,7 @@ _SLOW_SECONDS = 4.0
 _PLANES = 24
 """Planes of which that is estimated, beside the halo."""
 _BOUND = 1.1
-_LIBRARIES = ("scipy", "scikit-image", "itk")
+_LIBRARIES = ("numpy", "scipy", "scikit-image", "itk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +250,23 @@ def _above_local() -> Function | None:
 CASES = _cases()
 
 
+def chosen(names: Sequence[str]) -> tuple[FilterCase, ...]:
+    """Return the cases whose names begin so; all if there are no names.
+
+    Raises
+    ------
+    PlanError
+        If none begins so.
+    """
+    for name in names:
+        if not any(case.name.startswith(name) for case in CASES):
+            there = ", ".join(case.name for case in CASES)
+            raise PlanError(f"no filter begins with {name!r}; there are {there}")
+    return tuple(case for case in CASES if not names or case.name.startswith(tuple(names)))
+
+
 def measure(
-    names: Sequence[str] = (),
+    cases: Sequence[FilterCase],
     *,
     side: int = 256,
     rounds: int = 3,
@@ -261,8 +277,7 @@ def measure(
 
     Parameters
     ----------
-    names : sequence of str
-        Filters, by the beginnings of their names; all if there are none.
+    cases : sequence of FilterCase
     side : int
         Of the cubes.
     rounds : int
@@ -271,9 +286,7 @@ def measure(
     found = []
     volume = brain((side,) * 3)
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        for case in CASES:
-            if names and not any(case.name.startswith(name) for name in names):
-                continue
+        for case in cases:
             for dtype in case.dtypes:
                 tell(f"{case.name}, {dtype}")
                 array = _as(volume, dtype)

@@ -301,6 +301,7 @@ def _status_bytes(process: str, field: str, root: Path) -> int:
     return int(match[1]) * 1024 if match else 0
 
 
+@lru_cache(maxsize=64)
 def _version(distribution: str) -> str | None:
     from importlib import metadata
 

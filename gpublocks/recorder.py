@@ -30,7 +30,7 @@ __all__ = ["MOST_INCIDENTS", "Recorder", "recorded_in", "recording"]
 MOST_INCIDENTS = 1000
 """More than that of what goes wrong is not kept."""
 _SAMPLE_SECONDS = 0.1
-_SAMPLE_SHARE = 0.02
+_SAMPLE_SHARE = 0.01
 
 _active: ContextVar[tuple[Report, ...]] = ContextVar("gpublocks recording", default=())
 

@@ -141,6 +141,12 @@ FLOORS = [
     {"block_processing"},
     {"statistics", "verifying"},
     {"filters"},
+    {"case", "loading", "opening", "surroundings", "effort", "floors"},
+    {"loops", "volumes", "programs", "stage", "stages", "judging", "works", "cells"},
+    {"jobs", "measuring", "contests", "footprint", "overheads", "throughput", "scaling"},
+    {"catalogue", "standings", "forecast"},
+    {"tables", "charts", "outlook"},
+    {"comparing", "outlook_tables"},
     {"bench"},
     {"cli"},
 ]
@@ -152,19 +158,21 @@ GUESTS = {
     "numba": {"choice", "compiling"},
     "pynvml": {"gpus"},
     "psutil": {"gpus", "machine"},
-    "matplotlib": {"picture", "plotting", "timeline"},
+    "matplotlib": {"picture", "plotting", "timeline", "charts"},
     "tqdm": {"telling"},
     "cloudpickle": {"wire"},
     "scipy": {
         "arrays",
         "sample",
-        "bench",
+        "loops",
+        "cells",
+        "outlook",
         "cli",
         "correlating",
         "deconvolution",
         "ranking",
     },
-    "zarr": {"zarr_nodes"},
+    "zarr": {"zarr_nodes", "opening"},
     "numcodecs": {"bytecodecs", "numberfilters"},
     "google_crc32c": {"bytecodecs"},
     "h5py": {"datasets"},
@@ -174,17 +182,21 @@ GUESTS = {
     "nibabel": {"io"},
     "dask": {"io"},
     "xarray": set(),
+    "rich": {"tables"},
 }
 
-AT_ONCE = {"sample", "bench", "compiling"}
+AT_ONCE = {"sample", "compiling"}
 """Rooms that nobody enters who does not need the guest."""
 
 
 def room_of(parts: Sequence[str]) -> str:
-    """Return the room of a module: its folder, but for formats and filters, where it is itself."""
+    """Return the room of a module: its folder, but where that is a house of its own, itself."""
+    if parts[0] == "bench":
+        module = PACKAGE.joinpath(*parts[:2]).with_suffix(".py")
+        # Others are names that the door hands on.
+        return parts[1] if module.exists() else "bench"
     if parts[0] == "filters":
         rooms = [part for part in parts if any(PACKAGE.glob(f"filters/**/{part}.py"))]
-        # Others are names that the door hands on.
         return rooms[0] if rooms else "filters"
     return parts[min(2, len(parts) - 1)] if parts[0] == "formats" else parts[0]
 

@@ -17,11 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.__main__ import main
 from gpublocks import bench
-from gpublocks.bench.catalogue import Case, Figure, Way
-from gpublocks.bench.judging import as_table, judge, paired
+from gpublocks.bench.case import Case, Figure, Way
+from gpublocks.bench.judging import judge, paired
 from gpublocks.bench.loops import threaded_loop, times_two, times_two_loop, whole
-from gpublocks.bench.measuring import Stage, measure_ways, worth_repeating
+from gpublocks.bench.measuring import measure_ways, worth_repeating
+from gpublocks.bench.stages import Stage
+from gpublocks.bench.tables import as_text, promises_table, result_tables
 from gpublocks.bench.volumes import blobs
 from gpublocks.memory import Peak, tree
 
@@ -112,10 +115,12 @@ def counting(name: str, seconds: float = 1.0, rival: str | None = None) -> Way:
     return Way(name, "test_bench:Counting", {"name": name, "seconds": seconds}, rival)
 
 
-def measured(ways: Sequence[Way], folder: Path, rounds: int) -> Any:
+def measured(
+    ways: Sequence[Way], folder: Path, rounds: int, deadline: float = math.inf
+) -> dict[str, Any]:
     Counting.calls = []
     return measure_ways(
-        ways, None, folder, rounds=rounds, stage=Here, sampler=Peak, tell=lambda text: None
+        ways, None, folder, rounds=rounds, stage=Here, tell=lambda text: None, deadline=deadline
     )
 
 
@@ -152,7 +157,7 @@ def test_table_says_what_holds_and_by_how_much_not() -> None:
         {"name": "two", "figures": [{**figure, "bound": 20.0, "passed": True}]},
         {"name": "three", "error": "no luck"},
     ]
-    head, _, one, two, three = as_table(results).splitlines()
+    head, _, one, two, three = as_text(promises_table(results)).splitlines()
     assert head.split() == ["case", "figure", "median", "spread", "bound", "holds", "against"]
     assert " ".join(one.split()) == "one f 15.0 ms 9.00 .. 20.0 10.0 no, +50 %"
     assert two.split()[-1] == "yes"
@@ -165,6 +170,46 @@ def test_ways_take_turns_after_a_checked_warm_up(tmp_path: Path) -> None:
     warm_up, rounds = Counting.calls[:6], Counting.calls[6:]
     assert warm_up == [(n, do) for n in "ab" for do in ("prepare", "act", "check")]
     assert [name for name, do in rounds if do == "act"] == list("abbaab")
+
+
+def test_what_is_measured_once_is_compared_with_its_round(tmp_path: Path) -> None:
+    ways = [
+        replace(counting("a", 4.0), fresh=True),
+        replace(counting("slow", 9.0), fresh=True, once=True),
+    ]
+    raw = measured(ways, tmp_path, rounds=2)
+    assert [len(raw[name]["seconds"]) for name in ("a", "slow")] == [2, 1]
+    figure = Figure("it", "x", None, "a", compare="ratio", against=("slow",))
+    assert judge(figure, raw).median == 0.5
+    back = Figure("it", "x", None, "slow", compare="ratio", against=("a",))
+    assert judge(back, raw).median == 2.0
+
+
+def test_no_round_but_the_first_begins_after_the_deadline(tmp_path: Path) -> None:
+    past = time.monotonic() - 1
+    for deadline, rounds in ((past, 1), (past + 600, 3)):
+        raw = measured([counting("a")], tmp_path, rounds=3, deadline=deadline)
+        assert len(raw["a"]["seconds"]) == rounds
+
+
+def test_cases_share_the_time_and_say_how_many_rounds_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    case = replace(QUICK[0], ways=(counting("way"),), figures=(), rounds=2)
+    given: list[float] = []
+    measure = bench.measure
+
+    def noted(*args: Any, deadline: float, **options: Any) -> dict[str, Any]:
+        given.append(deadline)
+        return measure(*args, deadline=deadline, **options)
+
+    monkeypatch.setattr(bench, "measure", noted)
+    results = bench.run([case, case], seconds=1000.0, folder=tmp_path)
+    assert given[1] - given[0] == pytest.approx(500.0)
+    assert [case["rounds"] for case in results["cases"]] == [2, 2]
+    results = bench.run([case], seconds=-1.0, folder=tmp_path)
+    assert [case["rounds"] for case in results["cases"]] == [1]
 
 
 def test_only_the_best_rivals_are_repeated(tmp_path: Path) -> None:
@@ -195,7 +240,7 @@ def test_memory_of_a_fresh_process_is_sampled(
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)
     way = Way("grower", "test_bench:Growing", {}, fresh=True)
-    raw = measure_ways([way], None, tmp_path, rounds=1, sampler=Peak, tell=lambda text: None)
+    raw = measure_ways([way], None, tmp_path, rounds=1, tell=lambda text: None)
     (peak,) = raw["grower"]["peak_bytes"]
     assert 63 << 20 < peak < 80 << 20
 
@@ -228,7 +273,7 @@ def test_hand_written_loop_equals_whole(
     def function(image: Any) -> Any:
         return minimum_filter(image, 5)
 
-    image = blobs(shape, np.dtype("float32"))
+    image = blobs(shape)
     sink = np.full_like(image, np.nan)
     threaded_loop(function, image, sink, block=block, halo=(halo,) * 3)
     np.testing.assert_array_equal(sink, whole(function, image))
@@ -243,7 +288,7 @@ def test_times_two_loop_equals_whole(slab: int) -> None:
 
 
 def test_volumes_are_the_same_every_time() -> None:
-    first, second = [blobs((5, 40, 20), np.dtype("float32")) for _ in range(2)]
+    first, second = [blobs((5, 40, 20)) for _ in range(2)]
     np.testing.assert_array_equal(first, second)
     assert first.dtype == np.float32
     assert first.std() > 0
@@ -259,8 +304,8 @@ def test_a_voxel_that_is_not_written_is_noticed(tmp_path: Path, in_memory: bool)
         bench.measure(replace(case, ways=(way,)), tmp_path, rounds=1, stage=Here)
 
 
-FULL = bench.cases()
-QUICK = bench.cases(quick=True)
+FULL = [case for case in bench.cases() if case.group == "promises"]
+QUICK = [case for case in bench.cases(quick=True) if case.group == "promises"]
 
 
 def test_cases_are_frozen_and_agree_with_themselves() -> None:
@@ -294,8 +339,20 @@ def test_bounds_are_those_that_were_promised() -> None:
     assert all(figure.bound is None for case in QUICK for figure in case.figures)
 
 
+def of_one_work(case: Case) -> Case:
+    """Return a case without the ways that differ by function, or by executor, only."""
+    if not case.name.startswith("memory"):
+        return case
+    kept = {way.name for way in case.ways if way.name.startswith(("gaussian", "files, processes"))}
+    return replace(
+        case,
+        ways=tuple(way for way in case.ways if way.name in kept),
+        figures=tuple(figure for figure in case.figures if figure.way in kept),
+    )
+
+
 @linux
-@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*map(of_one_work, QUICK)], ids=lambda case: case.name)
 def test_every_case_yields_finite_figures(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +362,8 @@ def test_every_case_yields_finite_figures(
     monkeypatch.setattr(Peak, "bytes", property(lambda peak: max(1, seen(peak))))
     result = bench.measure(case, tmp_path, rounds=1, stage=Here)
     assert set(result) == {
+        "failures",
+        "group",
         "name",
         "measures",
         "parameters",
@@ -319,7 +378,7 @@ def test_every_case_yields_finite_figures(
         assert all(map(math.isfinite, numbers))
         assert numbers == sorted(numbers)
     assert json.loads(json.dumps(result))["raw"] == result["raw"]
-    assert case.name in as_table([result])
+    assert case.name in as_text(promises_table([result]))
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -342,11 +401,29 @@ def test_command_line_runs_a_case_and_keeps_it(tmp_path: Path) -> None:
 
 
 def test_command_line_lists_and_refuses(tmp_path: Path) -> None:
-    listed = command("list")
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [c.name for c in FULL]
+    listed = [line.split()[0] for line in command("list").stdout.splitlines()]
+    assert {case.name for case in FULL} < set(listed)
+    assert {"peers:", "promises:", "gaussian-npy-small", "joblib"} < set(listed)
     refused = command("run", "gausian")
     assert refused.returncode == 2
-    assert "no case is called gausian; there are import, " in refused.stderr
+    assert "no case is called gausian; there are gaussian-npy-small, " in refused.stderr
+
+
+def test_filters_are_measured_against_those_of_other_libraries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "filters.json"
+    options = ["--side", "32", "--rounds", "2", "--folder", str(tmp_path), "-o", str(path)]
+    assert main(["filters", "thres", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["threshold"] * 2
+    found = json.loads(path.read_text(encoding="utf-8"))["filters"]
+    for one in found:
+        assert set(one["one_core_ns"]) == set(one["two_processes_ns"]) == {"gpublocks", "numpy"}
+        assert all(len(times) == 2 for times in one["one_core_ns"].values())
+    assert list(tmp_path.iterdir()) == [path]
+    assert main(["filters", "thres", "nothing"]) == 2
+    assert "no filter begins with 'nothing'; there are gaussian 2, " in capsys.readouterr().err
 
 
 def test_a_case_that_fails_is_told_and_the_next_is_measured(
@@ -359,4 +436,4 @@ def test_a_case_that_fails_is_told_and_the_next_is_measured(
     results = bench.run([bad, good], rounds=1, folder=tmp_path)
     assert "no_such_module" in results["cases"][0]["error"]
     assert results["cases"][1]["raw"] == {"way": {"seconds": [3.0]}}
-    assert bench.table(results).splitlines()[-2].split()[:2] == ["bad", "failed"]
+    assert as_text(result_tables(results)[0]).splitlines()[-2].split()[:2] == ["bad", "failed"]

@@ -1042,7 +1042,7 @@ def test_without_a_gpu_one_line_says_what_is_missing(
 
 def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gpu", "-o", "/nowhere/found.json"]) == 2
-    assert capsys.readouterr().err == "no such folder: /nowhere\n"
+    assert capsys.readouterr().err == "benchmarks: error: no such folder: /nowhere\n"
 
 
 # --- names -------------------------------------------------------------------------------------

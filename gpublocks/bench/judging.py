@@ -1,37 +1,15 @@
-"""From measurements to figures and their verdicts, and to a table. Pure."""
+"""From measurements to figures and their verdicts. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
 
-__all__ = ["Outcome", "as_table", "judge", "paired"]
+from gpublocks.bench.case import Figure
+
+__all__ = ["Outcome", "judge", "judge_all", "paired"]
 
 Raw = Mapping[str, Mapping[str, Sequence[float]]]
 """Measurements, one for each round, by way and quantity."""
-
-
-class FigureLike(Protocol):
-    """What is asked of measurements: see `gpublocks.bench.catalogue.Figure`."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def bound(self) -> float | None: ...
-    @property
-    def way(self) -> str: ...
-    @property
-    def quantity(self) -> str: ...
-    @property
-    def compare(self) -> str: ...
-    @property
-    def against(self) -> tuple[str, ...]: ...
-    @property
-    def against_quantity(self) -> str: ...
-    @property
-    def scale(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +39,31 @@ class Outcome:
     against: str | None = None
 
 
-def judge(figure: FigureLike, raw: Raw) -> Outcome:
+def judge_all(figures: Iterable[Figure], raw: Raw) -> list[Outcome]:
+    """Return what measurements say of all figures whose ways were measured."""
+    return [judge(figure, raw) for figure in figures if _measured(figure, raw)]
+
+
+def _measured(figure: Figure, raw: Raw) -> bool:
+    against = figure.compare == "value" or any(name in raw for name in figure.against)
+    return against and figure.quantity in raw.get(figure.way, {})
+
+
+def judge(figure: Figure, raw: Raw) -> Outcome:
     """Return what measurements say of a figure.
 
     A ratio or difference is taken round by round, between measurements that were made one after
-    the other, so that whatever slows the machine for a while slows both.
+    the other, so that whatever slows the machine for a while slows both. Rounds in which only one
+    way was measured are left out.
     """
     values = raw[figure.way][figure.quantity]
     against = None
     if figure.compare != "value":
         present = [name for name in figure.against if name in raw]
         against = min(present, key=lambda name: median(raw[name][figure.against_quantity]))
-        values = paired(figure.compare, values, raw[against][figure.against_quantity])
+        others = raw[against][figure.against_quantity]
+        both = min(len(values), len(others))
+        values = paired(figure.compare, values[:both], others[:both])
     values = [figure.scale * value for value in values]
     middle = median(values)
     return Outcome(
@@ -99,50 +90,3 @@ def paired(compare: str, values: Sequence[float], against: Sequence[float]) -> l
     if compare == "ratio":
         return [value / other for value, other in pairs]
     return [value - other for value, other in pairs]
-
-
-def as_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table: case, figure, median, spread, bound, verdict."""
-    rows = [("case", "figure", "median", "spread", "bound", "holds", "against")]
-    for result in results:
-        if "error" in result:
-            rows.append((result["name"], "failed", "", "", "", "", result["error"]))
-        for figure in result.get("figures", ()):
-            rows.append(
-                (
-                    result["name"],
-                    figure["label"],
-                    f"{_number(figure['median'])} {figure['unit']}",
-                    f"{_number(figure['low'])} .. {_number(figure['high'])}",
-                    "" if figure["bound"] is None else _number(figure["bound"]),
-                    _verdict(figure),
-                    figure["against"] or "",
-                )
-            )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * min(100, max(map(len, lines))), *lines[1:]])
-
-
-def _verdict(figure: Mapping[str, Any]) -> str:
-    if figure["passed"] is None:
-        return ""
-    if figure["passed"]:
-        return "yes"
-    return f"no, +{100 * (figure['median'] / figure['bound'] - 1):.0f} %"
-
-
-def _number(value: float) -> str:
-    """Return a number with three digits, without an exponent.
-
-    Examples
-    --------
-    >>> _number(1234.5), _number(0.87123), _number(12.0)
-    ('1234', '0.871', '12.0')
-    """
-    size = abs(value)
-    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3
-    return f"{value:.{digits}f}"

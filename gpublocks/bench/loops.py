@@ -1,6 +1,7 @@
 """What gpublocks is compared with, and functions that are benchmarked. Pure but for their threads.
 
-Every rival has the signature of `gpublocks.block_processing.process`.
+Every rival has the signature of `gpublocks.block_processing.process`. Those of files are given
+paths, and touch them.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from gpublocks.bench.opening import open_array
 from gpublocks.contracts import Array
 
-__all__ = ["difference_of_gaussians", "threaded_loop", "times_two", "times_two_loop", "whole"]
+__all__ = [
+    "difference_of_gaussians",
+    "threaded_files",
+    "threaded_loop",
+    "times_two",
+    "times_two_loop",
+    "whole",
+    "whole_file",
+]
 
 
 def times_two(image: Array) -> Array:
@@ -34,6 +44,11 @@ def difference_of_gaussians(
 def whole(function: Callable[[Array], Array], source: Array, sink: Array | None = None) -> Array:
     """Call the function on the whole array, in one thread."""
     return function(source)
+
+
+def whole_file(function: Callable[[Array], Array], source: str, sink: str) -> None:
+    """Read a whole file, call the function, write the result, in one thread."""
+    open_array(sink, write=True)[...] = function(np.asarray(open_array(source)[...]))
 
 
 def threaded_loop(
@@ -68,6 +83,20 @@ def threaded_loop(
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(do, corners):
             pass
+
+
+def threaded_files(
+    function: Callable[[Array], Array],
+    source: str,
+    sink: str,
+    *,
+    block: Sequence[int],
+    halo: Sequence[int],
+    workers: int,
+) -> None:
+    """Do `threaded_loop` from a file to a file."""
+    arrays = open_array(source), open_array(sink, write=True)
+    threaded_loop(function, *arrays, block=block, halo=halo, threads=workers)
 
 
 def times_two_loop(

@@ -1,53 +1,33 @@
-"""Measures several ways of doing a work, each in its own process, by turns. Touches processes."""
+"""Measures several ways of doing a work by turns. Touches what stages and samplers touch."""
 
-import json
-import os
-import subprocess
-import sys
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
-__all__ = ["Stage", "measure_ways", "worth_repeating"]
+from gpublocks.bench.case import Way
+from gpublocks.bench.effort import Effort
+from gpublocks.bench.stages import Stage
 
-_CLOSE_SECONDS = 30
+__all__ = ["measure_ways", "worth_repeating"]
+
 _NEAR = 1.15
 """Rivals that took so much longer than the best of them in the warm-up are not repeated."""
 
 
-class WayLike(Protocol):
-    """A way of doing a work: see `gpublocks.bench.catalogue.Way`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def program(self) -> str: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
-    @property
-    def rival(self) -> str | None: ...
-    @property
-    def fresh(self) -> bool: ...
-
-
 class Sampler(Protocol):
-    """Watches the memory of a tree of processes: see `gpublocks.memory.Peak`."""
+    """Watches a tree of processes: see `gpublocks.bench.effort.Effort`."""
 
     @property
-    def bytes(self) -> int: ...
+    def found(self) -> dict[str, float]: ...
     def __enter__(self) -> "Sampler": ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
 
 
 class StageLike(Protocol):
-    """A place where a program is measured: see `Stage`."""
+    """A place where a program is measured: see `gpublocks.bench.stages.Stage`."""
 
     @property
     def pid(self) -> int: ...
@@ -57,154 +37,109 @@ class StageLike(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-class Stage:
-    """A process of its own for one program.
-
-    Parameters
-    ----------
-    way : WayLike
-    folder : Path
-        Where volumes lie.
-
-    Raises
-    ------
-    RuntimeError
-        If the program cannot be loaded.
-    """
-
-    def __init__(self, way: WayLike, folder: Path) -> None:
-        self._name = way.name
-        path = os.pathsep.join([entry or os.getcwd() for entry in sys.path])
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from gpublocks.bench import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-            text=True,
-        )
-        try:
-            self._ask({"load": [way.program, str(folder), dict(way.options)]})
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def pid(self) -> int:
-        """Process in which the program is."""
-        return self._process.pid
-
-    def do(self, method: str) -> Any:
-        """Call a method of the program and return its answer.
-
-        Raises
-        ------
-        RuntimeError
-            If it failed or the process ended.
-        """
-        return self._ask({"do": method})
-
-    def close(self) -> None:
-        """End the process and wait for it."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(_CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def __enter__(self) -> "Stage":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _ask(self, request: Mapping[str, Any]) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
-        line = self._process.stdout.readline()
-        if not line:
-            status = self._process.wait()
-            raise RuntimeError(f"{self._name}: its process ended with status {status}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(f"{self._name}: {answer['error']}")
-        return answer["value"]
+Open = Callable[[Way, Path], StageLike]
 
 
 def measure_ways(
-    ways: Sequence[WayLike],
-    setup: WayLike | None,
+    ways: Sequence[Way],
+    setup: Way | None,
     folder: Path,
     *,
     rounds: int,
-    stage: "Callable[[WayLike, Path], StageLike] | None" = None,
-    sampler: Callable[[int], Sampler],
+    stage: Open = Stage,
+    sampler: Callable[[int], Sampler] = Effort,
     tell: Callable[[str], None],
+    failures: dict[str, str] | None = None,
+    deadline: float = math.inf,
 ) -> dict[str, dict[str, list[float]]]:
     """Measure all ways by turns: A B C, C B A, A B C ...
 
-    Every way is done once without being counted, and its result checked. Ways with `fresh` begin
-    each measurement in a new process with a warm pool, and have their memory sampled.
+    A way is done once without being counted, and its result checked. One with `fresh` begins each
+    measurement in a new process with a warm pool, is watched, and has each of its results checked.
 
     Parameters
     ----------
-    setup : WayLike or None
+    setup : Way or None
         Is done before all others, once: builds the volumes.
     rounds : int
         How often each way is measured.
-    stage : callable, optional
-        Opens a place for the program of a way; by default a `Stage`.
+    stage : callable
+        Opens a place for the program of a way.
     sampler : callable
-        Returns the sampler for a process.
+        Returns what watches a process.
     tell : callable
+    failures : dict of str to str, optional
+        Gets the reason for each way that failed and `may_fail`; it is not measured any more.
+    deadline : float
+        By `time.monotonic`: no round but the first begins after it.
 
     Returns
     -------
     dict
         By way and quantity a list with one number for each round.
+
+    Raises
+    ------
+    RuntimeError
+        If another way fails.
     """
-    stage = Stage if stage is None else stage
+    failures = {} if failures is None else failures
     if setup is not None:
         tell(setup.name)
         with stage(setup, folder) as opened:
             opened.do("act")
     found: dict[str, dict[str, list[float]]] = {}
     with ExitStack() as stack:
-        stages: dict[str, StageLike] = {}
-        first: dict[str, float] = {}
-        for way in ways:
-            if not way.fresh:
-                tell(f"warm-up: {way.name}")
-                stages[way.name] = stack.enter_context(stage(way, folder))
-                first[way.name] = _once(stages[way.name], check=True)["seconds"]
-        repeated = worth_repeating(ways, first)
-        for way in ways:
-            if way not in repeated:
-                stages.pop(way.name).close()
+        kept = _keep([way for way in ways if not way.fresh], folder, stage, stack, tell)
+        repeated = [way for way in ways if way.fresh or way.name in kept]
         for number in range(rounds):
+            if number and time.monotonic() > deadline:
+                break
             tell(f"round {number + 1} of {rounds}")
             for way in repeated if number % 2 == 0 else reversed(repeated):
-                kept = stages.get(way.name)
-                measured = _once(kept) if kept else _afresh(way, stage, folder, sampler)
+                if way.name in failures or (way.once and number):
+                    continue
+                try:
+                    if way.fresh:
+                        measured = _afresh(way, stage, folder, sampler)
+                    else:
+                        measured = _once(kept[way.name])
+                except RuntimeError as error:
+                    if not way.may_fail:
+                        raise
+                    tell(f"failed: {error}")
+                    failures[way.name] = str(error)
+                    continue
                 for quantity, value in measured.items():
                     found.setdefault(way.name, {}).setdefault(quantity, []).append(value)
-    return {way.name: found[way.name] for way in ways if way.name in found}
+    return {way.name: found[way.name] for way in ways if way.name in found.keys() - failures.keys()}
 
 
-def worth_repeating(ways: Sequence[WayLike], seconds: Mapping[str, float]) -> list[WayLike]:
+def _keep(
+    ways: Sequence[Way],
+    folder: Path,
+    stage: Open,
+    stack: ExitStack,
+    tell: Callable[[str], None],
+) -> dict[str, StageLike]:
+    """Open the stages of ways that have one for all rounds, after a checked warm-up."""
+    stages: dict[str, StageLike] = {}
+    first: dict[str, float] = {}
+    for way in ways:
+        tell(f"warm-up: {way.name}")
+        stages[way.name] = stack.enter_context(stage(way, folder))
+        first[way.name] = _once(stages[way.name], check=True)["seconds"]
+    for name in set(stages) - {way.name for way in worth_repeating(ways, first)}:
+        stages.pop(name).close()
+    return stages
+
+
+def worth_repeating(ways: Sequence[Way], seconds: Mapping[str, float]) -> list[Way]:
     """Return the ways without those rivals that are clearly not the best of their kind.
 
     Parameters
     ----------
-    ways : sequence of WayLike
+    ways : sequence of Way
     seconds : mapping of str to float
         What the warm-up took.
     """
@@ -226,14 +161,11 @@ def _once(stage: StageLike, *, check: bool = False) -> dict[str, float]:
 
 
 def _afresh(
-    way: WayLike,
-    stage: Callable[[WayLike, Path], StageLike],
-    folder: Path,
-    sampler: Callable[[int], Sampler],
+    way: Way, stage: Open, folder: Path, sampler: Callable[[int], Sampler]
 ) -> dict[str, float]:
     with stage(way, folder) as opened:
         opened.do("prepare")
-        with sampler(opened.pid) as peak:
+        with sampler(opened.pid) as watched:
             measured: dict[str, float] = opened.do("act")
         opened.do("check")
-    return {**measured, "peak_bytes": float(peak.bytes)}
+    return {**measured, **watched.found}

@@ -10,13 +10,13 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from gpublocks.bench.loading import load
 from gpublocks.contracts import Array
 
 __all__ = ["Interpreter", "Planning", "VolumeWork", "slowly"]
@@ -66,8 +66,8 @@ class VolumeWork:
         warm: Mapping[str, Any] | None = None,
         predict: str | None = None,
     ) -> None:
-        self._subject = _loaded(subject)
-        self._function = partial(_loaded(function), **kwargs) if kwargs else _loaded(function)
+        self._subject = load(subject)
+        self._function = partial(load(function), **kwargs) if kwargs else load(function)
         self._source_path = folder / f"{source}.npy"
         self._expected_path = folder / f"{expected}.npy"
         self._sink_path = folder / f"{expected}.sink.npy"
@@ -76,7 +76,7 @@ class VolumeWork:
         self._returns = returns
         self._warm = warm
         self._warmed = False
-        self._predict = None if predict is None else _loaded(predict)
+        self._predict = None if predict is None else load(predict)
         self._source: Any = np.load(self._source_path) if in_memory else None
         self._sink: Any = None
         self._returned: Any = None
@@ -189,15 +189,16 @@ class Planning:
         taken: str,
     ) -> None:
         source = np.broadcast_to(np.zeros((), np.uint8), tuple(shape))
-        given = [source if text == "source" else _loaded(text) for text in arguments]
-        self._plan = partial(_loaded(subject), *given, **options)
+        given = [source if text == "source" else load(text) for text in arguments]
+        self._plan = partial(load(subject), *given, **options)
         self._blocks = blocks
         self._sequence = sequence
         self._taken = attrgetter(taken)
         self._found: Any = ()
 
     def prepare(self) -> None:
-        """Drop the last result."""
+        """Plan once, which imports what is imported late, and drop the result."""
+        self._plan()
         self._found = ()
 
     def act(self) -> dict[str, float]:
@@ -260,8 +261,3 @@ class Interpreter:
             sys.stderr.write(done.stderr)
             raise ValueError(f"exit status {done.returncode}: {done.stderr.splitlines()[-1:]}")
         return {"seconds": float(json.loads(done.stdout.split()[-1]))}
-
-
-def _loaded(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)

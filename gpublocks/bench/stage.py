@@ -1,5 +1,6 @@
-"""The process in which a program is measured. Touches standard streams."""
+"""The process in which a program is measured. Touches standard streams, and forks itself."""
 
+import gc
 import json
 import os
 import sys
@@ -8,14 +9,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gpublocks.bench.loading import load
+
 __all__ = ["serve_requests"]
 
 
 def serve_requests() -> None:
     """Answer requests, one line of JSON each, until the standard input ends.
 
-    ``{"load": [program, folder, options]}`` comes first; then ``{"do": name}`` calls a method of
-    the program. The answer is ``{"value": …}`` or ``{"error": text}``.
+    ``{"import": [names]}`` imports modules. ``{"load": [program, folder, options]}`` makes a
+    program, and ``{"do": name}`` calls a method of it. The answer is ``{"value": …}`` or
+    ``{"error": text}``.
+
+    After ``{"fork": true}`` a copy of this process answers, which has all that is imported, until
+    ``{"end": true}``, or until it dies; then this process answers for it, and goes on.
     """
     # Whatever a program prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
@@ -23,17 +30,44 @@ def serve_requests() -> None:
     program: Any = None
     for line in sys.stdin:
         request = json.loads(line)
-        value = None
+        if "end" in request:
+            break
         try:
-            if "load" in request:
+            value: Any = None
+            if "fork" in request:
+                value = _fork()
+            elif "import" in request:
+                for name in request["import"]:
+                    import_module(name)
+            elif "load" in request:
                 name, folder, options = request["load"]
-                module, _, attribute = name.partition(":")
-                program = getattr(import_module(module), attribute)(Path(folder), **options)
+                program = load(name)(Path(folder), **options)
             else:
                 value = getattr(program, request["do"])()
-            answer = {"value": value}
+            answer: dict[str, Any] = {"value": value}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _fork() -> int:
+    """Return the number of the copy, in the copy; in this process 0 once that has ended.
+
+    Raises
+    ------
+    ChildProcessError
+        In this process, if the copy died.
+    """
+    # Objects that are collected in the copy would be copied with their pages.
+    gc.collect()
+    gc.freeze()
+    pid = os.fork()
+    if not pid:
+        return os.getpid()
+    _, ended = os.waitpid(pid, 0)
+    status = os.waitstatus_to_exitcode(ended)
+    if status:
+        raise ChildProcessError(f"its process ended with status {status}")
+    return 0

@@ -9,7 +9,20 @@ from gpublocks import __version__, machine
 
 __all__ = ["machine_facts"]
 
-_LIBRARIES = ("numpy", "scipy", "cloudpickle", "psutil", "tqdm")
+_LIBRARIES = (
+    "numpy",
+    "scipy",
+    "zarr",
+    "numcodecs",
+    "cloudpickle",
+    "psutil",
+    "tqdm",
+    "joblib",
+    "dask",
+    "distributed",
+    "scikit-image",
+    "cubed",
+)
 
 
 def machine_facts() -> dict[str, Any]:

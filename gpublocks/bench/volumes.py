@@ -1,21 +1,25 @@
 """Builds synthetic volumes, and the results of functions over them. Touches files of one folder."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from gpublocks.bench.loading import load
+from gpublocks.bench.opening import create_array, open_array
 from gpublocks.contracts import Array
 
-__all__ = ["Built", "blobs", "counts"]
+__all__ = ["KINDS", "Built", "blobs", "camera", "counts"]
 
 _SEED = 7
 _BLOB_SIDE = 13
 _VOXELS_PER_BLOB = 8000
+_COUNTS, _BACKGROUND = 1000.0, 100.0
 
 
 class Built:
@@ -24,10 +28,12 @@ class Built:
     Parameters
     ----------
     folder : Path
-    volumes : mapping of str to (shape, dtype)
-        Files to build, by name: ``<name>.npy``.
+    volumes : mapping of str to (shape, kind)
+        Files to build, by name: ``<name>.npy``; a kind is one of `KINDS`.
     expected : sequence of mappings
         Results to compute: ``name`` of the file, ``source``, ``function`` and its ``kwargs``.
+    stored : mapping of str to int
+        Files that are also stored as ``<name>.zarr``, with the side of their chunks.
     """
 
     def __init__(
@@ -36,10 +42,12 @@ class Built:
         *,
         volumes: Mapping[str, tuple[Sequence[int], str]],
         expected: Sequence[Mapping[str, Any]] = (),
+        stored: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._folder = folder
         self._volumes = volumes
         self._expected = expected
+        self._stored = stored
 
     def prepare(self) -> None:
         """Do nothing."""
@@ -49,22 +57,33 @@ class Built:
 
     def act(self) -> dict[str, float]:
         """Build what is missing."""
-        for name, (shape, dtype) in self._volumes.items():
+        for name, (shape, kind) in self._volumes.items():
             path = self._folder / f"{name}.npy"
             if not path.exists():
-                kind = np.dtype(dtype)
-                np.save(path, blobs(shape, kind) if kind.kind == "f" else counts(shape, kind))
+                _save(path, KINDS[kind](shape))
         for wanted in self._expected:
             path = self._folder / f"{wanted['name']}.npy"
             if not path.exists():
-                module, _, name = wanted["function"].partition(":")
-                function = partial(getattr(import_module(module), name), **wanted["kwargs"])
-                np.save(path, function(np.load(self._folder / f"{wanted['source']}.npy")))
+                function = partial(load(wanted["function"]), **wanted["kwargs"])
+                _save(path, function(np.load(self._folder / f"{wanted['source']}.npy")))
+        for name, chunk in self._stored.items():
+            path = self._folder / f"{name}.zarr"
+            if not path.exists():
+                voxels = open_array(self._folder / f"{name}.npy")
+                create_array(path, voxels.shape, voxels.dtype, chunk=chunk)[...] = voxels
         return {}
 
 
-def blobs(shape: Sequence[int], dtype: "np.dtype[Any]") -> Array:
-    """Return Gaussian blobs of random brightness over noise, seeded."""
+def _save(path: Path, voxels: Array) -> None:
+    """Write a file to the disk: what is written out later would slow a measurement."""
+    with path.open("wb") as file:
+        np.save(file, voxels)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def blobs(shape: Sequence[int]) -> Array:
+    """Return Gaussian blobs of random brightness over noise, float32, seeded."""
     rng = np.random.default_rng(_SEED)
     image: Array = rng.random(tuple(shape), np.float32)
     image *= 0.1
@@ -79,10 +98,29 @@ def blobs(shape: Sequence[int], dtype: "np.dtype[Any]") -> Array:
     for n in range(count):
         place = tuple(slice(int(c[n]), int(c[n]) + s) for c, s in zip(corners, sides, strict=True))
         image[place] += bright[n] * stamp
-    return image.astype(dtype, copy=False)
+    return image
 
 
-def counts(shape: Sequence[int], dtype: "np.dtype[Any]") -> Array:
-    """Return random counts that may be doubled, seeded."""
+def counts(shape: Sequence[int]) -> Array:
+    """Return random counts that may be doubled, uint16, seeded."""
     rng = np.random.default_rng(_SEED)
-    return rng.integers(0, np.iinfo(dtype).max // 2, tuple(shape), dtype)
+    return rng.integers(0, np.iinfo(np.uint16).max // 2, tuple(shape), np.uint16)
+
+
+def camera(shape: Sequence[int]) -> Array:
+    """Return blobs as a camera counts them, uint16, which compress as images do and may be doubled.
+
+    Some hundred counts of background with noise, some thousand in the blobs.
+    """
+    image = blobs(shape)
+    image *= _COUNTS
+    image += _BACKGROUND
+    return image.astype(np.uint16)
+
+
+KINDS: Mapping[str, Callable[[Sequence[int]], Array]] = {
+    "float32": blobs,
+    "uint16": counts,
+    "camera": camera,
+}
+"""What volumes hold."""

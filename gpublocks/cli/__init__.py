@@ -82,6 +82,16 @@ Planes of more than 1000 pixels a side are reduced: of those in the middle every
 shown, of a maximum projection the brightest one. Never is the whole source in memory. Needs
 matplotlib: pip install 'gpublocks[plot]'
 """
+_BENCH_EXAMPLES = """\
+examples:
+  gpublocks bench list
+  gpublocks bench run --quick
+  gpublocks bench run 'gaussian-*' -o today.json --plot today.png
+  gpublocks bench compare before.json today.json
+
+Measure on a machine that does nothing else. The exit status is 1 if a case failed, and of 'compare'
+if something got slower.
+"""
 _DEMO_EXAMPLES = """\
 Takes the background off a synthetic light-sheet image of a brain and enhances its cells (opening,
 then difference of Gaussians), from a file to a file, by worker processes, in blocks whose sizes
@@ -146,6 +156,10 @@ def _do(options: argparse.Namespace) -> int:
         from gpublocks.cli.demo import demo
 
         demo(options.output, options.shape)
+    elif options.command == "bench":
+        from gpublocks.cli.bench import bench_installed
+
+        return bench_installed(options)
     elif options.command == "view":
         from gpublocks.cli import sources, view
 
@@ -262,7 +276,12 @@ def _parser() -> _Parser:
         default="128,256,256",
         help="voxels of the sample volume (default: %(default)s)",
     )
-    for command in (info, plan, run, check, convert, view, demo):
+    text = "measure how fast gpublocks is on this machine, and compare results"
+    bench = commands.add_parser(
+        "bench", help=text, description=_sentence(text), epilog=_BENCH_EXAMPLES
+    )
+    _add_bench(bench)
+    for command in (info, plan, run, check, convert, view, demo, bench):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -381,6 +400,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     sources.add_options(parser)
     sinks.add_options(parser)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from gpublocks.cli.bench import add_commands
+
+    add_commands(parser.add_subparsers(dest="task", metavar="TASK", required=True, title="tasks"))
 
 
 def _add_view(parser: argparse.ArgumentParser) -> None:
