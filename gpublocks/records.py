@@ -175,7 +175,8 @@ class Record:
             ways = ["a faster link to the device", "more work on it for each block"]
         else:
             ways = ["files instead of arrays in memory", "executor='threads'"]
-        return f"{', '.join(ways[:-1])} or {ways[-1]} would help"
+        *most, last = ways
+        return f"{', '.join(most)} or {last} would help" if most else f"{last} would help"
 
     def _less_reading(self) -> list[str]:
         over, decoded = self.plan["over_read"], self.plan["decoded"]
