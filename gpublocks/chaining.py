@@ -14,7 +14,7 @@ from gpublocks.grid import Grid
 from gpublocks.sizing import normalise_axes
 from gpublocks.task import Task
 
-__all__ = ["advice_for"]
+__all__ = ["advice_for", "passes_of"]
 
 _WORTH_IT = 0.9
 """Part of the bytes that two passes may move to be advised: a second pass has costs of its own."""
@@ -60,6 +60,20 @@ def advice_for(task: Task, grid: Grid, budget: Budget) -> str:
         f"one pass reads {before:.3g} B for each voxel; {best.first!r}, and then {best.second!r}, "
         f"would move {best.moved:.3g} B, what lies between included"
     )
+
+
+def passes_of(function: Any) -> str:
+    """Return how a chain is done in two passes, neither of which looks far; nothing for others."""
+    if not isinstance(function, _Chain) or len(function.steps) < 2:
+        return ""
+    cuts = [function.cut(at) for at in range(1, len(function.steps))]
+    first, second = min(cuts, key=lambda parts: max(_reach(part) for part in parts))
+    return f"{first!r}, and then {second!r}"
+
+
+def _reach(function: _Chain) -> int:
+    halo = function.halo
+    return max(halo) if isinstance(halo, tuple) else halo
 
 
 def _in_two(chain: _Chain, task: Task, budget: Budget) -> Iterator[_Passes]:

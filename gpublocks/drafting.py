@@ -11,7 +11,7 @@ import numpy as np
 
 from gpublocks import machine
 from gpublocks.budget import SLOTS, Budget, Need, Traffic, format_bytes
-from gpublocks.chaining import advice_for
+from gpublocks.chaining import advice_for, passes_of
 from gpublocks.contracts import Array, CellDone, NewSink, Reach, Source
 from gpublocks.cutting import (
     CACHE_SHARE,
@@ -270,6 +270,8 @@ def _room(plan: Plan) -> float:
 def _advice(task: Task, plan: Plan) -> str:
     """Return what would make the blocks of a plan fit: a size that was tried, if there is one."""
     first, largest = task.sources[0], plan.grid.largest
+    if task.automatic and (passes := passes_of(task.function)):
+        return f"use more memory, or two passes: {passes}"
     if task.automatic:
         return "use a smaller overlap or more memory"
     if plan.traffic is None and plan.coding_bytes >= plan.budget.host_bytes:

@@ -8,6 +8,8 @@ from types import TracebackType
 __all__ = ["Peak", "tree", "tree_bytes"]
 
 _COUNTED = ("Pss_Anon:", "Pss_Shmem:")
+_KNOWN = "/proc/thread-self/children"
+"""Is there if the kernel tells the children of a thread (CONFIG_PROC_CHILDREN, proc(5))."""
 
 
 class Peak:
@@ -75,14 +77,29 @@ def tree_bytes(root: int) -> int:
 
 def tree(root: int) -> list[int]:
     """Return a process and all its descendants."""
+    children = _children if os.path.exists(_KNOWN) else _all_children().get
+    found = [root]
+    for pid in found:
+        found += children(pid) or []
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that a process started, as the kernel tells."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    return [int(n) for thread in threads for n in _text(f"{pid}/task/{thread}", "children").split()]
+
+
+def _all_children() -> dict[int, list[int]]:
+    """Return what each process started, for kernels that are built without `_KNOWN`."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
             children.setdefault(_parent(name), []).append(int(name))
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
+    return children
 
 
 def _parent(pid: str) -> int:

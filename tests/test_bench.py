@@ -246,7 +246,10 @@ def test_memory_of_a_fresh_process_is_sampled(
 
 
 @linux
-def test_tree_holds_grandchildren() -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_tree_holds_grandchildren(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not told:
+        monkeypatch.setattr("gpublocks.memory._KNOWN", "/proc/of/another/kernel")
     code = (
         "import subprocess as s; p = s.Popen(['cat'], stdin=0); print(p.pid, flush=True); p.wait()"
     )

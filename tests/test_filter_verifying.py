@@ -110,6 +110,7 @@ def test_functions_may_change_their_argument_and_give_nan() -> None:
         (lambda: verify(gaussian(1), IMAGE, -1), "halo is -1"),
         (lambda: verify(gaussian(1), IMAGE, (1, 2)), "halo has 2 values, but there are 3 axes"),
         (lambda: verify(gaussian(1), IMAGE, samples=1), "samples is 1; give at least 2"),
+        (lambda: verify(gaussian(1), IMAGE, seed=-1), "seed is -1; give at least 0"),
         (lambda: verify(gaussian(1), IMAGE, tolerance=-1), "tolerance is -1"),
         (lambda: verify(gaussian(1), np.zeros((0, 4))), "no voxels to try"),
         (lambda: verify(gaussian((1, 1)), IMAGE), "halo has 2 values, but there are 3 axes"),

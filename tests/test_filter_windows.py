@@ -391,7 +391,7 @@ def test_windows_may_be_larger_than_the_array(on: Any, engine: str) -> None:
 def test_arrays_of_no_voxels_or_axes_are_taken(on: Any, engine: str, shape: Any) -> None:
     array = np.zeros(shape, np.uint16)
     makers = [filters.minimum, filters.uniform, filters.white_tophat, filters.local_maxima]
-    for make in makers:
+    for make in [*makers, filters.median, filters.difference_of_gaussians, filters.gaussian]:
         assert on(engine, make(3), array).shape == shape
     if shape:
         line = np.ones((3,) + (1,) * (len(shape) - 1))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import gpublocks.block_processing as bp
 from gpublocks import filters
-from gpublocks.errors import ArgumentTypeError, PlanError
+from gpublocks.errors import ArgumentTypeError, BudgetError, PlanError
 from gpublocks.filters import Filter, gaussian
 from gpublocks.filters.dtypes import converted
 from gpublocks.filters.parameters import sigmas, sizes
@@ -107,9 +107,41 @@ def test_a_halo_is_a_number_of_voxels(halo: Any) -> None:
         filters.filter(halo=halo)(lambda array: array)
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"dtype": "foo"}, ArgumentTypeError, "dtype is 'foo'; give a NumPy type"),
+        ({"dtype": complex}, ArgumentTypeError, "filters are for truth values"),
+        ({"memory": "a"}, ArgumentTypeError, "memory is 'a' .* give a number"),
+        ({"memory": -5}, PlanError, "memory is -5; give at least 0"),
+    ],
+)
+def test_what_a_filter_is_said_to_take_makes_sense(
+    given: dict[str, Any], error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        filters.filter(halo=0, **given)(lambda array: array)
+
+
+def test_a_halo_depends_on_parameters_of_the_function() -> None:
+    @filters.filter(halo=lambda radius: radius)
+    def ball(array: Any, size: int = 3) -> Any:
+        return array
+
+    with pytest.raises(PlanError, match=r"depends on radius, but the function has .* size"):
+        ball()
+
+
 def test_a_function_without_an_array_is_none_for_a_filter() -> None:
     with pytest.raises(ArgumentTypeError, match="takes no array"):
         filters.filter(halo=0)(lambda: 1)
+
+
+def test_foreign_bytes_become_native_ones() -> None:
+    array = np.arange(5, dtype=">u2")
+    smooth = filters.gaussian(1)
+    assert smooth.result_dtype(array.dtype) == smooth(array).dtype == np.dtype("=u2")
+    assert smooth.memory(array.dtype) == smooth.memory(np.dtype("=u2")) + 2
 
 
 def test_filters_of_users_pickle_by_reference_or_value() -> None:
@@ -299,4 +331,14 @@ def test_a_plan_says_nothing_where_one_pass_is_as_good(function: Any, options: A
 def test_sizes_that_are_given_are_those_of_both_passes() -> None:
     assert "would move" in advice(
         gaussian(10) | gaussian(10), size_max=200, axes="all", memory="20GB"
+    )
+
+
+def test_two_passes_are_named_where_one_does_not_fit() -> None:
+    chain = filters.white_tophat(61) | filters.median(61) | filters.gaussian(10)
+    with pytest.raises(BudgetError) as caught:
+        bp.plan(chain, VOLUME, memory="40MB", processes=2)
+    assert str(caught.value).endswith(
+        "use more memory, or two passes: white_tophat(size=61), and then median(size=61) | "
+        "gaussian(sigma=10)"
     )

@@ -118,9 +118,9 @@ def comparable(array: Any, value: float) -> tuple[Any, Any]:
 def comparable_bytes(dtype: DType) -> int:
     """Return the bytes per voxel that it takes to compare an array of a type in another one.
 
-    Those of a copy, and of what is made of it before it is `restored`, as far as they are more.
+    Those of a copy, and of what is made of it before it is `restored`.
     """
-    return 2 * _FLOAT32.itemsize - dtype.itemsize if dtype == np.float16 else 0
+    return 2 * _FLOAT32.itemsize if dtype == np.float16 else 0
 
 
 def restored(array: Any, dtype: DType) -> Any:

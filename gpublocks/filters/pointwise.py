@@ -141,8 +141,8 @@ def cast(dtype: Any) -> Step:
     -------
     Filter
         Floats become the nearest integers (halves the even ones), and what the type does not hold
-        becomes the nearest value that it does; NaN becomes 0. `ndarray.astype` cuts off and lets
-        values overflow.
+        becomes the nearest value that it does (for integers of 64 bits, the nearest float64 of
+        it); NaN becomes 0. `ndarray.astype` cuts off and lets values overflow.
 
     Raises
     ------

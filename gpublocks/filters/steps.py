@@ -11,7 +11,8 @@ import numpy as np
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters.dtypes import Always, check_real, converted
+from gpublocks.filters.dtypes import Always, check_real, converted, rule, same
+from gpublocks.filters.parameters import number
 from gpublocks.splitting import as_count
 
 __all__ = ["Filter", "Halo", "Step", "filter", "maker"]
@@ -59,6 +60,8 @@ class Step:
                 f"{self} has values for {len(self.halo)} axes, but the array has {array.ndim}; "
                 "give one value for all axes, or one for each"
             )
+        if not array.ndim:
+            return self(array.reshape(1)).reshape(())
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         dtype = None if self.dtype is None else self.dtype(array.dtype)
         result = self.operation(array, dtype)
@@ -231,7 +234,8 @@ def filter(
     Raises
     ------
     PlanError, ArgumentTypeError
-        If the halo is no number of voxels, or none for parameters that are given.
+        If the halo is no number of voxels, or none for parameters that are given; if dtype is no
+        type of real numbers, or memory no number of bytes.
 
     Examples
     --------
@@ -249,7 +253,8 @@ def filter(
     >>> smooth(sigma=2).halo
     8
     """
-    fixed = None if dtype is None else np.dtype(dtype)
+    fixed = None if dtype is None else rule(dtype, same)
+    taken = None if memory is None else Always(float(number("memory", memory, least=0)))
     if not callable(halo):
         _checked(halo)
 
@@ -264,8 +269,8 @@ def filter(
             step = Step(
                 operation=_Call(function, given.args, given.kwargs),
                 halo=_checked(_halo_for(halo, own, given) if callable(halo) else halo),
-                dtype=None if fixed is None else Always(fixed),
-                memory=None if memory is None else Always(float(memory)),
+                dtype=fixed,
+                memory=taken,
                 name=function.__name__,
                 parameters=given.arguments,
             )
@@ -287,6 +292,12 @@ def _halo_for(
     wanted = inspect.signature(halo).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted):
         return halo(**given.arguments)
+    unknown = [parameter.name for parameter in wanted if parameter.name not in given.arguments]
+    if unknown:
+        raise PlanError(
+            f"the halo depends on {', '.join(unknown)}, but the function has the parameters "
+            f"{', '.join(own.parameters)}"
+        )
     return halo(**{parameter.name: given.arguments[parameter.name] for parameter in wanted})
 
 

@@ -159,7 +159,7 @@ def verify(
     declared = getattr(function, "halo", None) if halo is None else halo
     given = None if declared is None else _halo(declared, ndim)
     call = partial(_called, partial(function, **kwargs), name_of(function))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(number("seed", seed, least=0, whole=True))
     found = [
         _needed(call, opened, axis, given, samples=samples, tolerance=tolerance, rng=rng)
         for axis in range(ndim)

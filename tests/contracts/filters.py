@@ -261,7 +261,7 @@ class FilterContract:
             taken = bytes_per_voxel(example.filter, array)
             # Rows and tables are of no account for blocks of a real size.
             assert taken <= said + self.small_bytes / array.size
-            assert said <= max(self.modesty * taken, taken + 8), f"takes {taken} only"
+            assert said <= max(self.modesty * taken, taken + 12), f"takes {taken} only"
 
         check()
 

@@ -119,7 +119,8 @@ def mean_bytes(dtype: DType, result: DType, sizes: Sequence[int], border: Border
     if result == between and dtype.kind == "f":
         return between.itemsize * min(2, max(1, axes))
     last = result.itemsize if stored(result) else wide(dtype).itemsize + result.itemsize
-    return between.itemsize * min(2, max(0, axes - 1)) + last
+    copied = between.itemsize if dtype == np.float16 and axes == 1 else 0
+    return between.itemsize * min(2, max(0, axes - 1)) + copied + last
 
 
 def _types(dtype: DType, count: int, border: Border) -> tuple[DType, DType]:
