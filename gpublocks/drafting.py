@@ -54,14 +54,24 @@ def plan_task(task: Task) -> Plan:
     PlanError, BudgetError, SinkError, DeviceError
         If it cannot be done as asked. Nothing has been created by then.
     """
-    choice = task.choice
-    if choice.devices:
-        budget = machine.device_budget(choice.devices, task.memory_bytes, task.device_bytes)
-        plan = _draft(task, budget, results_of(task))
-    else:
-        plan = _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
+    try:
+        plan = _plan_now(task)
+    except BudgetError as error:
+        passes = passes_of(task.function)
+        if not passes:
+            raise
+        raise BudgetError(f"{error}, or two passes: {passes}") from error
     _warn_of_decoding(plan)
     return plan
+
+
+def _plan_now(task: Task) -> Plan:
+    """Return the plan for the memory that is free right now."""
+    choice = task.choice
+    if not choice.devices:
+        return _draft(task, machine.host_budget(choice.workers, task.memory_bytes))
+    budget = machine.device_budget(choice.devices, task.memory_bytes, task.device_bytes)
+    return _draft(task, budget, results_of(task))
 
 
 def _warn_of_decoding(plan: Plan) -> None:
@@ -270,8 +280,6 @@ def _room(plan: Plan) -> float:
 def _advice(task: Task, plan: Plan) -> str:
     """Return what would make the blocks of a plan fit: a size that was tried, if there is one."""
     first, largest = task.sources[0], plan.grid.largest
-    if task.automatic and (passes := passes_of(task.function)):
-        return f"use more memory, or two passes: {passes}"
     if task.automatic:
         return "use a smaller overlap or more memory"
     if plan.traffic is None and plan.coding_bytes >= plan.budget.host_bytes:

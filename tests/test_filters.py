@@ -339,6 +339,6 @@ def test_two_passes_are_named_where_one_does_not_fit() -> None:
     with pytest.raises(BudgetError) as caught:
         bp.plan(chain, VOLUME, memory="40MB", processes=2)
     assert str(caught.value).endswith(
-        "use more memory, or two passes: white_tophat(size=61), and then median(size=61) | "
+        "more memory, or two passes: white_tophat(size=61), and then median(size=61) | "
         "gaussian(sigma=10)"
     )
