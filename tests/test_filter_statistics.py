@@ -1,5 +1,6 @@
 """Numbers of whole volumes: those of NumPy, whatever the blocks and whoever computes them."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from gpublocks import filters
 from gpublocks.errors import ArgumentTypeError, PlanError
 from gpublocks.filters import histogram, minmax, percentiles
-from gpublocks.filters.engines.block_counts import BinCounts, Extremes, KeyCounts, Keys
+from gpublocks.filters.engines.block_counts import BinCounts, Extremes, Inside, KeyCounts, Keys
 
 TYPES = ("?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", ">i2", ">f4")
 SPECIAL = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0]
@@ -158,18 +159,24 @@ def test_numbers_serve_a_second_pass() -> None:
 
 
 def test_blocks_take_what_they_say() -> None:
-    import tracemalloc
-
     for kind in ("u1", "u2", "f4", "f8"):
-        array = np.ones((60, 60, 60), kind)
+        array = np.ones((120, 120, 120), kind)
         keys = Keys.of(array.dtype)
         last = KeyCounts(keys, (0, 5, int(keys.bits_of(array[:1, :1, :1])[0]) >> 16), 0)
-        for count in (KeyCounts(keys, (0,), max(0, keys.bits - 16)), last):
-            tracemalloc.start()
-            count(array)
-            taken = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            assert taken <= count.memory(array.dtype) * array.size + 3 * 2**19 * 4
+        bins = BinCounts(np.linspace(0, 2, 9), True), BinCounts(np.array([0, 1, 5]), False)
+        for count in (KeyCounts(keys, (0,), max(0, keys.bits - 16)), last, Extremes(), *bins):
+            check_memory(count, array)
+            check_memory(Inside(count), array, np.ones(array.shape, bool))
+        check_memory(bins[0], array[:, ::2, ::3])
+
+
+def check_memory(count: Any, array: Array, *more: Array) -> None:
+    tracemalloc.start()
+    count(array, *more)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Counts, and what a piece takes that is put into bins.
+    assert taken <= count.memory(array.dtype) * array.size + 3 * 2**19 * 4
 
 
 @given(volumes(tuple(kind for kind in TYPES if kind[0] != ">")))

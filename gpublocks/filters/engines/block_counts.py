@@ -20,7 +20,7 @@ __all__ = ["BITS", "BinCounts", "Extremes", "Inside", "KeyCounts", "Keys"]
 BITS = 16
 """Bits of a voxel that are counted in one pass over the volume."""
 
-_PIECE, _DEVICE_PIECE = 1 << 16, 1 << 22
+_PIECE, _DEVICE_PIECE = 1 << 16, 1 << 20
 """Voxels that are put into bins at once: what they take stays in caches, or does for a GPU."""
 
 
