@@ -196,6 +196,7 @@ class BinCounts:
 
     def _scale(self, edges: npt.NDArray[Any]) -> Any:
         """Return bins for a unit of length; None unless a guess by it is at most one bin off."""
+        # Of more bins than that, what is rounded may add up to a bin.
         if not self.even or self.shape[1] * np.finfo(edges.dtype).eps > 0.1:
             return None
         with np.errstate(over="ignore", divide="ignore"):
