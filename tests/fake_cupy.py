@@ -779,11 +779,11 @@ def stack(
     return _new(np.stack([_operand(item) for item in tup], axis, dtype=dtype, casting=casting))
 
 
-def histogram(
-    x: ndarray, bins: Any = 10, range: Any = None, density: Any = False, weights: Any = None
-) -> Any:
-    counts, edges = np.histogram(_operand(x), _operand(bins), range)
-    return _new(counts), _new(edges)
+def searchsorted(a: ndarray, v: Any, side: str = "left", sorter: Any = None) -> ndarray:
+    assert sorter is None
+    # CuPy compares as C++ does, for which -1 and an unsigned 0 are in another order.
+    assert a.dtype == v.dtype
+    return _new(np.searchsorted(_operand(a), _operand(v), side))
 
 
 def get_plan_cache() -> Any:
@@ -846,7 +846,7 @@ def _module() -> Any:
             rfftn=rfftn,
         ),
         full=full,
-        histogram=histogram,
+        searchsorted=searchsorted,
         stack=stack,
         get_default_memory_pool=get_default_memory_pool,
         ndarray=ndarray,

@@ -52,7 +52,7 @@ NAMES: dict[str, str | None] = {
     "cupy.asnumpy": "a, stream=None, order='C', out=None, *, blocking=True",
     "cupy.empty": "shape, dtype=float, order='C'",
     "cupy.bincount": "x, weights=None, minlength=None",
-    "cupy.histogram": "x, bins=10, range=None",
+    "cupy.searchsorted": "a, v, side='left'",
     "cupy.isnan": None,
     "cupy.stack": "tup, axis=0",
     "cupy.where": None,

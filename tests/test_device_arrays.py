@@ -6,7 +6,7 @@ import fake_cupy
 import numpy as np
 import pytest
 
-from gpublocks import choosing, io, process
+from gpublocks import choosing, filters, io, process
 from gpublocks.devices import cuda
 from gpublocks.errors import DeviceError, PlanError, SinkError
 from gpublocks.geometry import Region
@@ -87,6 +87,24 @@ def test_with_arrays_on_the_host(there):
     process(add, [source, other], sink, device="cuda", size_max=6, overlap=2, axes=[0, 2])
     found = sink if there else from_gpu(sink)
     np.testing.assert_array_equal(found, 2 * volume().astype("i4"))
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i4", "f4"])
+def test_numbers_of_the_volume(dtype):
+    array = volume("F").astype(dtype)
+    mask = np.zeros((10, 6, 4), bool)
+    mask[3:5, :2] = mask[9, 5, 3] = True
+    for inside in (None, mask):
+        options = {"device": "cuda", "size_max": 6, "axes": "all", "mask": inside}
+        there = mask.repeat(2, 0).repeat(3, 2)[:, :, :10] if inside is not None else ...
+        counted = array[there]
+        assert filters.minmax(on_gpu(array), **options) == (counted.min(), counted.max())
+        assert filters.percentiles(array, 30, **options) == np.percentile(counted.astype(float), 30)
+        for bins, limits in ((7, None), ([0, 2.5, 500], None), (9, (3, 99))):
+            counts, edges = filters.histogram(on_gpu(array), bins, limits, **options)
+            expected, expected_edges = np.histogram(counted, bins, limits)
+            np.testing.assert_array_equal(counts, expected)
+            np.testing.assert_array_equal(edges, expected_edges)
 
 
 def test_a_new_result_is_an_array_of_the_host():

@@ -236,6 +236,24 @@ class TestPermutedPieces(SourceContract):
         return io.permuted.Permuted(base, (2, 1, 0))
 
 
+class TestRepeated(SourceContract):
+    name = "Repeated-Source"
+    factors = (2, 3, 4)
+
+    @pytest.fixture
+    def expected(self, order):
+        boxes = np.arange(12).reshape(3, 2, 2).astype(np.float32)
+        return np.asarray(np.kron(boxes, np.ones(self.factors))[:5, :, :7], "f4", order)
+
+    def make(self, array, folder):
+        coarse = array[::2, ::3, ::4].copy("F" if array.flags.f_contiguous else "C")
+        return io.repeated.Repeated(coarse, self.factors, (5, 6, 7))
+
+    def test_boxes_cover_the_volume(self):
+        with pytest.raises(PlanError, match=r"give an array of shape \(3, 2, 2\)"):
+            io.repeated.Repeated(np.zeros((2, 2, 2)), self.factors, (5, 6, 7))
+
+
 class TestSlicedMemory(SinkContract):
     name = "Sliced-Numpy-Source"
 
