@@ -157,7 +157,7 @@ def fit_line(seconds: Mapping[int, float]) -> Line:
     cells = np.array(list(seconds), np.float64)
     times = np.array(list(seconds.values()))
     scaled = np.stack([1 / times, cells / times], axis=1)
-    start, cell = np.linalg.lstsq(scaled, np.ones_like(times))[0]
+    start, cell = np.linalg.lstsq(scaled, np.ones_like(times), rcond=None)[0]
     if start < 0:
         start, cell = 0.0, float((scaled[:, 1]).sum() / (scaled[:, 1] ** 2).sum())
     fitted = start + cell * cells

@@ -97,8 +97,8 @@ class Filter:
     gaussian(sigma=1) | gaussian(sigma=2, order=1)
     >>> both.halo
     12
-    >>> both(np.full((20, 30), 7, np.uint8)).max()
-    np.float32(0.0)
+    >>> float(both(np.full((20, 30), 7, np.uint8)).max())
+    0.0
     """
 
     steps: tuple[Step, ...]
