@@ -78,9 +78,10 @@ def trace(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _events(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    for number, record in enumerate(records):
-        yield _name("process_name", number, 0, f"{record.function} {record.date}")
-        for lane, name in enumerate(record.spans.lanes):
+    # Perfetto takes process and thread 0 for the kernel's.
+    for number, record in enumerate(records, start=1):
+        yield _name("process_name", number, 1, f"{record.function} {record.date}")
+        for lane, name in enumerate(record.spans.lanes, start=1):
             yield _name("thread_name", number, lane, name)
         for cell, step, lane, start, stop, nbytes in _rows(record.spans.table):
             yield {
@@ -88,7 +89,7 @@ def _events(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
                 "cat": "step",
                 "ph": "X",
                 "pid": number,
-                "tid": lane,
+                "tid": lane + 1,
                 "ts": start * _MICROSECONDS,
                 "dur": (stop - start) * _MICROSECONDS,
                 "args": {"block": cell, "bytes": nbytes},
@@ -100,7 +101,7 @@ def _events(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
                 "ph": "i",
                 "s": "p",
                 "pid": number,
-                "tid": 0,
+                "tid": 1,
                 "ts": incident.seconds * _MICROSECONDS,
                 "args": {"block": incident.cell, "worker": incident.worker},
             }

@@ -16,6 +16,8 @@ NO_CELLS = -2
 _SLACK_SECONDS = 2e-4
 """A wait that ends when something else does ends no later than this after it, or before: clocks of
 devices are known to some 10 us, and threads take so long to wake."""
+_SLACK = 0.5
+"""Part of a wait by which it may end later, since it takes a message to another process."""
 
 Ints = npt.NDArray[np.int64]
 Times = npt.NDArray[np.float64]
@@ -42,8 +44,9 @@ class Gaps(NamedTuple):
 def gaps_of(spans: Spans) -> Gaps:
     """Return the times in which lanes did nothing, from the first span of the run to the last.
 
-    A lane waits for what ends when it goes on: an earlier step of the cell that it goes on with,
-    or a later step of another cell in the same place, which makes room.
+    A lane waits for what ends when it goes on: an earlier step of the cell that it goes on with;
+    a later step of another cell in the same place, which makes room; the writing of another cell,
+    where only one may write.
     """
     table = spans.table
     if not len(spans):
@@ -70,23 +73,25 @@ def gaps_of(spans: Spans) -> Gaps:
 
 def _awaited(table: Table, places: Ints, after: Ints, free: Times) -> Ints:
     """Return the steps whose ends let spans begin, whose lanes had been free since then."""
-    count = len(STEPS)
-    moments = table.start[after]
-    earliest = np.maximum(free, moments - _SLACK_SECONDS)
-    latest = moments + _SLACK_SECONDS
+    count, write = len(STEPS), STEPS.index("write")
+    moments, steps, cells = table.start[after], table.step[after], table.cell[after]
+    slack = np.maximum(_SLACK_SECONDS, _SLACK * (moments - free))
+    earliest, latest = np.maximum(free, moments - slack), moments + _SLACK_SECONDS
     of_cells = _Ends(table.cell * count + table.step, table.stop)
     of_places = _Ends(places * count + table.step, table.stop)
     # What ended last, first among steps of the same cell, then among those of others.
-    earlier = _Latest(len(after))
-    later = _Latest(len(after))
+    same, others = _Latest(earliest), _Latest(earliest)
     for step in range(count):
-        last = of_cells.last(table.cell[after] * count + step, latest)
-        earlier.take(step, table.stop[last], (table.step[after] > step) & (last >= 0))
+        last = of_cells.last(cells * count + step, latest)
+        same.take(step, table.stop[last], (steps > step) & (last >= 0))
         last = of_places.last(places[after] * count + step, latest)
-        fits = (table.step[after] < step) & (table.cell[last] != table.cell[after])
-        later.take(step, table.stop[last], fits & (last >= 0))
-    found = np.where(later.stop >= earliest, later.step, TURN)
-    return np.where(earlier.stop >= earliest, earlier.step, found)
+        another = (last >= 0) & (table.cell[last] != cells)
+        others.take(step, table.stop[last], (steps < step) & another)
+    writes = _Ends(table.step.astype(np.int64), table.stop)
+    last = writes.last(steps.astype(np.int64), latest)
+    another = (last >= 0) & (table.cell[last] != cells)
+    others.take(write, table.stop[last], (steps == write) & another)
+    return np.where(same.step != TURN, same.step, others.step)
 
 
 class _Ends:
@@ -113,13 +118,14 @@ class _Ends:
 
 
 class _Latest:
-    """Of several steps that ended, the one that ended last."""
+    """Of several steps that ended, the one that ended last, and not before some moment."""
 
-    def __init__(self, count: int) -> None:
-        self.stop = np.full(count, -np.inf)
-        self.step = np.full(count, TURN)
+    def __init__(self, earliest: Times) -> None:
+        self.stop = np.nextafter(earliest, -np.inf)
+        self.step = np.full(len(earliest), TURN)
 
     def take(self, step: int, stop: Times, fits: npt.NDArray[np.bool_]) -> None:
+        """Look at the ends of one more step, where they fit."""
         chosen = fits & (stop > self.stop)
         self.stop[chosen] = stop[chosen]
         self.step[chosen] = step

@@ -276,13 +276,15 @@ def execute(
         stage = "compute"
         value, outputs = job.compute(cell, arguments, call)
         outputs = tuple(map(to_host, outputs))
-        computed = perf_counter()
+        computed = free = perf_counter()
         stage = "store"
         written = 0
         if job.keep_outputs:
             outputs = tuple(np.array(output) for output in outputs)
         else:
             with storing:
+                # Others may have been storing until then.
+                free = perf_counter()
                 written = job.store(cell, outputs)
             outputs = ()
         kept = _own(value) if job.return_result else None
@@ -290,9 +292,16 @@ def execute(
         raise
     except BaseException as error:
         return CellFailed(cell, worker, stage, explained(error, job, cell, stage))
-    seconds = (loaded - start, computed - loaded, perf_counter() - computed)
+    seconds = (loaded - start, computed - loaded, perf_counter() - free)
     read = sum(array.size * array.dtype.itemsize for array in arguments[: len(job.sources)])
-    return CellDone(cell, worker, start, seconds, read, written, kept, outputs)
+    spans: tuple[Span, ...] = ()
+    if job.recorded and storing is not _FREELY:
+        spans = (
+            Span("read", worker, start, seconds[0], read),
+            Span("compute", worker, loaded, seconds[1]),
+            Span("write", worker, free, seconds[2], written),
+        )
+    return CellDone(cell, worker, start, seconds, read, written, kept, outputs, spans=spans)
 
 
 def spans_of(done: CellDone) -> tuple[Span, ...]:

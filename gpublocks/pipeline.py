@@ -210,6 +210,7 @@ class Pipeline:
     def _load(self, item: _Item, host: HostSlot) -> None:
         job, device, cell = self._job, self._device, item.work.cell
         device.sync(host.copied)
+        item.started = perf_counter()
         where, regions = _coming(job, cell), job.reads(cell, _PIECE_BYTES)
         tasks = [
             partial(_read, device, source, piece, array[_within(piece, cell.read_in(source.shape))])

@@ -37,7 +37,7 @@ _active: ContextVar[tuple[Report, ...]] = ContextVar("gpublocks recording", defa
 
 @contextmanager
 def recording() -> Iterator[Report]:
-    """Record all runs within a with block.
+    """Record all runs that this thread, or task of asyncio, does within a with block.
 
     Yields
     ------
@@ -54,16 +54,19 @@ def recording() -> Iterator[Report]:
     1
     """
     report = Report()
-    token = _active.set((*_active.get(), report))
+    _active.set((*_active.get(), report))
     try:
         yield report
     finally:
-        _active.reset(token)
+        _active.set(tuple([other for other in _active.get() if other is not report]))
 
 
 def recorded_in(report: Report | None) -> tuple[Report, ...]:
     """Return the reports that a run belongs to: one that is given, and those of `recording`."""
-    return _active.get() if report is None else (*_active.get(), report)
+    active = _active.get()
+    if report is None or any(report is other for other in active):
+        return active
+    return (*active, report)
 
 
 class Recorder:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpublocks.budget import format_bytes
-from gpublocks.spans import Spans
+from gpublocks.spans import STEPS, Spans
 from gpublocks.verdict import Verdict, judge
 
 __all__ = ["Incident", "Record"]
@@ -20,6 +20,12 @@ _DOING = {
 _OFTEN = 1.15
 """Voxels that are read for each voxel, or times that a piece is decoded, from which on it helps to
 do that less."""
+
+
+_FEW = 4
+"""Blocks for each worker: with fewer of them workers have none left at the end."""
+_LONG = 300
+"""Letters of a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,10 @@ class Record:
         """Return the record as rows of a table."""
         plan, verdict = self.plan, self.verdict
         rows = [
-            ("run", f"{self.function} over {tuple(plan['shape'])} {plan['dtype']}, {self.date}"),
+            (
+                "run",
+                f"{_line(self.function)} over {tuple(plan['shape'])} {plan['dtype']}, {self.date}",
+            ),
             ("verdict", self.sentence(verdict)),
             ("time", _times(self, verdict)),
         ]
@@ -146,6 +155,8 @@ class Record:
     def sentence(self, verdict: Verdict) -> str:
         """Return a verdict on this run in words, with what would help."""
         part = f"{100 * verdict.share:.0f} % of the time"
+        if self.error is not None and verdict.bound not in STEPS:
+            return "ended by an error"
         if verdict.bound == "nothing":
             return "no block was done"
         if verdict.bound == "start":
@@ -156,10 +167,17 @@ class Record:
                 "packed or given its name; a format without packing, or a faster disk, would help"
             )
         if verdict.bound == "wait":
-            return (
-                f"bound by nothing: workers waited for {part}; more blocks than workers would help"
-            )
+            return f"bound by nothing: workers waited for {part}; {self._less_waiting(verdict)}"
         return f"bound by {_DOING[verdict.bound]}: {part}; {self._help(verdict.bound)}"
+
+    def _less_waiting(self, verdict: Verdict) -> str:
+        computing = [len(g.lanes) for g in verdict.groups if "compute" in g.shares]
+        if self.cells <= _FEW * sum(computing):
+            return "more blocks than workers would help"
+        return (
+            f"{1000 * self.seconds / self.cells:.2g} ms a block: larger blocks would help, or "
+            "callables given as progress and return_result that take less"
+        )
 
     def _help(self, bound: str) -> str:
         plan = self.plan
@@ -170,6 +188,9 @@ class Record:
             ways.append("a faster disk")
         elif bound == "compute":
             ways = ["more devices"] if plan["devices"] else ["more workers", "a GPU"]
+            if plan["executor"] == "threads":
+                # A function of Python alone holds its lock, and threads take turns.
+                ways[0] = "executor='processes' if the function is one of Python, more workers"
             ways.append("a faster function")
         elif plan["devices"]:
             ways = ["a faster link to the device", "more work on it for each block"]
@@ -203,10 +224,17 @@ class Record:
         if counts:
             rows.append(("blocks", ", ".join(f"{count} {kind}" for kind, count in counts.items())))
             first = self.incidents[0]
-            rows.append(("", f"first: block {first.cell} on {first.worker}: {first.reason}"))
+            reason = _line(first.reason)
+            rows.append(("", f"first: block {first.cell} on {first.worker}: {reason}"))
         if self.error:
-            rows.append(("error", self.error))
+            rows.append(("error", _line(self.error)))
         return rows
+
+
+def _line(text: str) -> str:
+    """Return the first line of a text, cut off where it is long."""
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= _LONG else f"{line[:_LONG]} ..."
 
 
 def _times(record: Record, verdict: Verdict) -> str:

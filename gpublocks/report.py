@@ -8,19 +8,29 @@ from typing import Any
 
 from gpublocks.errors import PlanError, SinkError, SourceError
 from gpublocks.exporting import page, tables, trace
+from gpublocks.picture import check_path
 from gpublocks.records import Record
 from gpublocks.timeline import draw
 
-__all__ = ["Report", "check_suffix"]
+__all__ = ["Report", "check_target"]
 
 _VERSION = 1
 """Of the JSON files."""
 
 
-def check_suffix(name: str) -> None:
-    """Raise `PlanError` unless a report can be saved under such a name."""
+def check_target(name: str) -> None:
+    """Check that a report can be saved under such a name.
+
+    Raises
+    ------
+    PlanError
+        If the suffix is another one.
+    SinkError
+        If there is no folder for it that can be written to.
+    """
     if not name.endswith((".json", ".html", ".htm")):
         raise PlanError(f"{name!r} has no known suffix; use .json, .html or .trace.json")
+    check_path(name)
 
 
 class Report:
@@ -90,16 +100,19 @@ class Report:
             If it cannot be written.
         """
         name = os.fspath(path)
-        check_suffix(name)
+        check_target(name)
         if name.endswith(".trace.json"):
             texts: Iterable[str] = trace(self.runs)
         elif name.endswith(".json"):
             texts = [json.dumps(self.to_dict())]
         else:
             texts = [page(self.runs)]
+        partial = f"{name}.partial"
         try:
-            with open(name, "w", encoding="utf-8") as file:
+            # Names of files may hold bytes that are no letters.
+            with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(texts)
+            os.replace(partial, name)
         except OSError as error:
             raise SinkError(f"cannot write {name}: {error.strerror}") from error
 
@@ -124,6 +137,8 @@ class Report:
                 raise ValueError(f"no report of version {_VERSION}")
             report = cls()
             report.runs = [Record.from_dict(run) for run in values["runs"]]
+            # Whatever cannot be told is no report.
+            str(report)
         except OSError as error:
             raise SourceError(f"cannot read {name}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

@@ -108,6 +108,8 @@ class Spans:
             spans.workers
         ):
             raise ValueError("columns of different lengths")
+        if not (np.isfinite(table.start).all() and np.isfinite(table.stop).all()):
+            raise ValueError("times that are no numbers")
         if len(spans) and (table.lane.max() >= len(spans.lanes) or table.step.max() >= len(STEPS)):
             raise ValueError("spans of unknown lanes or steps")
         return spans

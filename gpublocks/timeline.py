@@ -21,6 +21,7 @@ __all__ = ["draw"]
 _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677")
 """Of the steps: a palette that colour-blind people can tell apart (P. Tol, SRON/EPS/TN/09-002)."""
 _NOBODY = "#bbbbbb"
+_INCIDENT = "#aa3377"
 _WAIT_COLOURS = {TURN: _NOBODY, **dict(enumerate(_COLOURS))}
 _NAMES = {
     "read": "reading",
@@ -32,6 +33,9 @@ _NAMES = {
 _WIDTH, _LANE, _MARGIN = 14.0, 0.36, 1.9
 """Inches: the picture, a lane, what is above and below the lanes of a run."""
 _MOST_LANES = 64
+_MOST_RUNS = 20
+_LONG = 300
+"""Letters of a title."""
 _PIXELS = 2000
 """Along the time: what is shorter than one of them is drawn together with what lies beside it."""
 
@@ -54,11 +58,15 @@ def draw(records: Sequence[Record], path: str | os.PathLike[str] | None = None) 
         raise GpublocksError("pictures need matplotlib: pip install 'gpublocks[plot]'") from error
     if not records:
         raise PlanError("no run was recorded, so that there is nothing to draw")
+    left_out = len(records) - _MOST_RUNS
+    records = records[:_MOST_RUNS]
     heights = [_MARGIN + _LANE * max(1, min(_MOST_LANES, len(r.spans.lanes))) for r in records]
     figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=100, layout="constrained")
     axes = figure.subplots(len(heights), squeeze=False, gridspec_kw={"height_ratios": heights})
     for record, (ax,) in zip(records, axes, strict=True):
         _draw_run(ax, record)
+    if left_out > 0:
+        figure.suptitle(f"the first {_MOST_RUNS} runs; {left_out} more are not shown", fontsize=10)
     _draw_legend(figure)
     if path is not None:
         try:
@@ -85,7 +93,7 @@ def _draw_run(ax: "Axes", record: Record) -> None:
             bars = _bars(table.start[chosen], table.stop[chosen], pixel)
             ax.broken_barh(bars, (lane - 0.4, 0.8), facecolor=colour, linewidth=0)
     for incident in record.incidents:
-        ax.axvline(incident.seconds, color="#aa3377", linewidth=0.8, linestyle=":")
+        ax.axvline(incident.seconds, color=_INCIDENT, linewidth=0.8, linestyle=":")
     more = len(record.spans.lanes) - len(lanes)
     ax.set_yticks(range(len(lanes)), [_plain(lane) for lane in lanes])
     ax.set_ylim(len(lanes) - 0.5 if lanes else 0.5, -0.5)
@@ -112,13 +120,15 @@ def _bars(
 
 
 def _draw_legend(figure: Any) -> None:
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    patches = [
+    patches: list[Any] = [
         Patch(facecolor=colour, label=_NAMES[step])
         for step, colour in zip(STEPS, _COLOURS, strict=True)
     ]
     patches += [
+        Line2D([], [], color=_INCIDENT, linestyle=":", label="tried again, split or failed"),
         Patch(facecolor="#88aacc", alpha=0.45, label="thin: waiting for what has this colour"),
         Patch(facecolor=_NOBODY, alpha=0.45, label="thin: waiting for its turn"),
     ]
@@ -126,5 +136,6 @@ def _draw_legend(figure: Any) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return a text in which matplotlib sees no formula."""
-    return text.replace("$", r"\$")
+    """Return a text in which matplotlib sees no formula, and nothing that is no letter."""
+    short = text if len(text) <= _LONG else f"{text[:_LONG]} ..."
+    return short.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpublocks.gaps import NO_CELLS, TURN, gaps_of
+from gpublocks.gaps import NO_CELLS, TURN, Gaps, gaps_of
 from gpublocks.spans import STEPS, Spans, Table
 
 __all__ = ["Group", "Verdict", "judge"]
@@ -45,10 +45,10 @@ class Verdict:
     ----------
     bound : str
         One of `STEPS`; ``'start'`` or ``'end'`` if most of the time was before the first step or
-        after the last one; ``'wait'`` if even the busiest lanes did nothing for most of it;
+        after the last one; ``'wait'`` if even the busiest lanes mostly did nothing;
         ``'nothing'`` if no cell was done.
     share : float
-        The part of the time that went into it.
+        The part of the time that went into it, or into waiting for it.
     groups : tuple of Group
     waits : dict of str to float
         Part of the time of lanes that compute in which they waited, by what for: a step, ``'turn'``
@@ -69,7 +69,8 @@ def judge(spans: Spans, seconds: float) -> Verdict:
     """Tell what bounds a run of so many seconds.
 
     Lanes that do the same steps are looked at together. The group that is busiest sets the pace,
-    and within it the step that takes most of its time.
+    and within it the step that takes most of its time; if it is mostly idle, what lanes that
+    compute wait for, if that is a step: only one of them may write, say.
     """
     if not len(spans):
         return Verdict("nothing", 1.0, end_seconds=seconds)
@@ -77,7 +78,8 @@ def judge(spans: Spans, seconds: float) -> Verdict:
     first, last = float(table.start.min()), float(table.stop.max())
     start, end = max(0.0, first), max(0.0, seconds - last)
     groups = tuple(_groups(spans.lanes, table, max(last - first, 1e-9)))
-    waits = _waits(spans, table, last - first)
+    gaps = gaps_of(spans)
+    waits = _waits(gaps, table, last - first)
     told: dict[str, Any] = {
         "groups": groups,
         "waits": waits,
@@ -88,10 +90,17 @@ def judge(spans: Spans, seconds: float) -> Verdict:
         if part > _IDLE * seconds:
             return Verdict(name, part / seconds, **told)
     busiest = max(groups, key=lambda group: group.busy)
-    if busiest.busy < _IDLE:
-        return Verdict("wait", 1 - busiest.busy, **told)
     step = max(busiest.shares, key=lambda step: busiest.shares[step])
-    return Verdict(step, busiest.shares[step], **told)
+    idle = 1 - busiest.busy
+    if idle > max(busiest.shares[step], 1 - _IDLE):
+        awaited = max(waits, key=lambda name: waits[name], default="turn")
+        if awaited not in STEPS or waits[awaited] < _IDLE * idle:
+            return Verdict("wait", idle, **told)
+        step = awaited
+        busiest = max(groups, key=lambda group: ("compute" in group.shares, group.busy))
+    lanes = [spans.lanes.index(lane) for lane in busiest.lanes]
+    waited = _waited(gaps, lanes, STEPS.index(step)) / (max(last - first, 1e-9) * len(lanes))
+    return Verdict(step, busiest.shares.get(step, 0.0) + waited, **told)
 
 
 def _groups(lanes: Sequence[str], table: Table, seconds: float) -> Iterator[Group]:
@@ -105,16 +114,23 @@ def _groups(lanes: Sequence[str], table: Table, seconds: float) -> Iterator[Grou
             chosen = np.isin(table.lane, members) & (table.step == step)
             taken = float((table.stop[chosen] - table.start[chosen]).sum())
             shares[STEPS[step]] = taken / (seconds * len(members))
-        yield Group(tuple([lanes[lane] for lane in members]), shares)
+        yield Group(tuple(sorted([lanes[lane] for lane in members], key=_natural)), shares)
 
 
-def _waits(spans: Spans, table: Table, seconds: float) -> dict[str, float]:
+def _natural(name: str) -> tuple[int, str]:
+    """Sort names with numbers by these: the longer one has the greater number."""
+    return len(name), name
+
+
+def _waits(gaps: Gaps, table: Table, seconds: float) -> dict[str, float]:
+    """Return which part of their time lanes that compute waited for what."""
     computing = np.unique(table.lane[table.step == STEPS.index("compute")])
-    gaps = gaps_of(spans)
-    own = np.isin(gaps.lane, computing)
     names = {TURN: "turn", NO_CELLS: "no cells", **dict(enumerate(STEPS))}
     total = max(seconds, 1e-9) * max(1, len(computing))
-    waited = {
-        step: float((gaps.stop - gaps.start)[own & (gaps.step == step)].sum()) for step in names
-    }
-    return {names[step]: part / total for step, part in waited.items() if part}
+    waited = {name: _waited(gaps, computing, step) for step, name in names.items()}
+    return {name: part / total for name, part in waited.items() if part}
+
+
+def _waited(gaps: Gaps, lanes: Any, step: int) -> float:
+    """Return how long lanes waited for a step, all together."""
+    return float((gaps.stop - gaps.start)[np.isin(gaps.lane, lanes) & (gaps.step == step)].sum())

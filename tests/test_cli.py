@@ -538,12 +538,38 @@ def test_a_run_that_fails_leaves_a_report_too(folder: Path) -> None:
     assert gpublocks.Report.load("run.json").runs[0].error == "OSError: no"
 
 
-def test_a_report_without_a_known_suffix_is_refused_first(
+def test_a_name_that_is_no_letters_keeps_no_report_from_being_saved(folder: Path) -> None:
+    words = "run odd_names:fail a.npy s.npy --halo 1 --processes serial --report run.html"
+    Path("odd_names.py").write_text("def fail(array):\n    raise OSError('caf\\udce9')\n")
+    command = [sys.executable, "-m", "gpublocks", *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 1
+    assert "OSError: caf" in done.stderr
+    assert "caf\\udce9" in Path("run.html").read_text()
+
+
+def test_what_ended_a_run_is_told_where_its_report_cannot_be_saved(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main(["run", "scipy.ndimage:laplace", "a.npy", "s.npy", "--halo", "1", "--report", "r.txt"])
-        == 2
+    words = "run full_disks:fail a.npy s.npy --halo 1 --processes serial --report run.json"
+    Path("full_disks.py").write_text(
+        "import os\ndef fail(array):\n    os.mkdir('run.json')\n    raise OSError('no room')\n"
     )
-    assert "use .json, .html or .trace.json" in capsys.readouterr().err
+    assert main(words.split()) == 1
+    assert "no room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("r.txt", "use .json, .html or .trace.json"),
+        ("no/r.html", "cannot save no/r.html"),
+    ],
+)
+def test_a_report_that_cannot_be_saved_is_refused_first(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    words = f"run scipy.ndimage:laplace a.npy s.npy --halo 1 --report {name}"
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
     assert not Path("s.npy").exists()

@@ -711,7 +711,7 @@ class TestQueue:
         depths = []
         for seconds in (1e-5, 1e-5, 1.0, 1e-5, 1e-5):
             lane._flight.append(processes._Loaded(job.grid[0], lane._places.pop(), 0.0, 0.0))
-            lane._store = lambda cell, number: None
+            lane._store = lambda cell, number: time.perf_counter()
             lane._done(0.0, (0.0, seconds, 0.0), 0, 0, None)
             depths.append(lane._depth)
         assert depths[1] > 8

@@ -4,7 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from inspect import signature
 from math import prod
@@ -15,10 +15,10 @@ from gpublocks import block_processing as bp
 from gpublocks.arguments import read_mask
 from gpublocks.budget import parse_bytes
 from gpublocks.contracts import CellDone, Event, Source
-from gpublocks.errors import PlanError
+from gpublocks.errors import GpublocksError, PlanError
 from gpublocks.masking import Mask
 from gpublocks.planning import Plan
-from gpublocks.report import Report, check_suffix
+from gpublocks.report import Report, check_target
 from gpublocks.telling import Progress
 
 __all__ = ["numbers", "plan", "run"]
@@ -116,7 +116,7 @@ def _report(path: str | None) -> Report | None:
     """Return a report to be saved, if a path says where."""
     if path is None:
         return None
-    check_suffix(path)
+    check_target(path)
     return Report()
 
 
@@ -125,9 +125,17 @@ def _saved(report: Report | None, path: str) -> Iterator[None]:
     """Save a report in the end, of a run that failed too."""
     try:
         yield
-    finally:
-        if report is not None and report.runs:
-            report.save(path)
+    except BaseException:
+        # What ended the run is told, not what kept its report from being saved.
+        with suppress(GpublocksError):
+            _save(report, path)
+        raise
+    _save(report, path)
+
+
+def _save(report: Report | None, path: str) -> None:
+    if report is not None and report.runs:
+        report.save(path)
 
 
 def _arguments(

@@ -327,12 +327,15 @@ class _Lane:
             return None
         return _Loaded(cell, number, start, time.perf_counter() - start)
 
-    def _store(self, cell: Cell, number: int) -> None:
-        """Copy the valid regions out of a place of the ring."""
-        for sink, region, view in self._views(self._parcel.stored, cell, number):
+    def _store(self, cell: Cell, number: int) -> float:
+        """Copy the valid regions out of a place of the ring; return when others let it begin."""
+        free = time.perf_counter()
+        for n, (sink, region, view) in enumerate(self._views(self._parcel.stored, cell, number)):
             valid = cell.valid_in(sink.shape)
             with self._work.storing if sink.single_writer else nullcontext():
+                free = time.perf_counter() if n == 0 else free
                 sink.write(valid, view[valid.within(region).slices])
+        return free
 
     def _views(
         self, arrays: Iterable[tuple[int, Any]], cell: Cell, number: int
@@ -434,7 +437,7 @@ class _Lane:
                 value, outputs = unpack(packed)
             if self._parcel.stored:
                 stage = "store"
-                self._store(cell, number)
+                start = self._store(cell, number)
         except BaseException as error:
             self._fail(cell, stage, error)
             return
