@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.task == "filters":
             return _measure_filters(given)
         return do(given, peers=PEERS, facts={"commit": _commit()})
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted", file=sys.stderr)
+        return 130
     except GpublocksError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
