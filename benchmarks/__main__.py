@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import chunked, filters, gpu
 from benchmarks.peers import PEERS
 from gpublocks import bench, machine
+from gpublocks.bench.terminating import terminable
 from gpublocks.budget import parse_bytes
 from gpublocks.cli.bench import add_commands, check_output, do, positive, teller, write_results
 from gpublocks.errors import GpublocksError
@@ -23,10 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.task == "gpu":
             return _measure_gpu(given)
-        if given.task == "chunked":
-            return _measure_chunked(given)
-        if given.task == "filters":
-            return _measure_filters(given)
+        if given.task in ("chunked", "filters"):
+            with terminable():
+                return (
+                    _measure_chunked(given) if given.task == "chunked" else _measure_filters(given)
+                )
         return do(given, peers=PEERS, facts={"commit": _commit()})
     except KeyboardInterrupt:
         print("benchmarks: interrupted", file=sys.stderr)
@@ -58,7 +60,8 @@ def _measure_gpu(given: argparse.Namespace) -> int:
 def _measure_chunked(given: argparse.Namespace) -> int:
     """Measure a job from Zarr to Zarr."""
     check_output(given.output)
-    found = chunked.measure(given.planes, given.folder)
+    with terminable():
+        found = chunked.measure(given.planes, given.folder)
     write_results(given.output, {"commit": _commit(), **bench.facts(), "chunked": found})
     print(chunked.as_text(found))
     return 0
@@ -68,9 +71,10 @@ def _measure_filters(given: argparse.Namespace) -> int:
     """Measure filters against those of other libraries."""
     check_output(given.output)
     chosen = filters.chosen(given.names)
-    found = filters.measure(
-        chosen, side=given.side, rounds=given.rounds, folder=given.folder, tell=teller()
-    )
+    with terminable():
+        found = filters.measure(
+            chosen, side=given.side, rounds=given.rounds, folder=given.folder, tell=teller()
+        )
     write_results(given.output, {"commit": _commit(), **bench.facts(), "filters": found})
     print(filters.as_text(found))
     return 0

@@ -102,6 +102,10 @@ def test_an_interrupt_ends_everything_and_leaves_nothing(group: bool, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
+def test_termination_leaves_nothing_either(tmp_path: Path) -> None:
+    assert stopped(signal.SIGTERM, group=False, tmp_path=tmp_path).returncode == 143
+
+
 def test_a_copied_process_that_died_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

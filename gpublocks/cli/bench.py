@@ -13,6 +13,7 @@ from typing import Any
 
 from gpublocks import bench
 from gpublocks.bench.comparing import THRESHOLD
+from gpublocks.bench.terminating import terminable
 from gpublocks.budget import parse_bytes
 from gpublocks.errors import PlanError, SinkError, SourceError
 
@@ -104,9 +105,8 @@ def do(given: argparse.Namespace, *, peers: "Sequence[bench.Peer]", facts: dict[
         return _compare(given)
     if given.task == "list":
         return _list(peers)
-    if given.scaling:
-        return _scale(given, facts)
-    return _run(given, peers, facts)
+    with terminable():
+        return _scale(given, facts) if given.scaling else _run(given, peers, facts)
 
 
 def _scale(given: argparse.Namespace, facts: dict[str, Any]) -> int:
