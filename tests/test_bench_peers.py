@@ -475,16 +475,26 @@ def test_picture_needs_something_to_draw(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_where_time_is_short_slow_peers_take_part_once_for_each_format() -> None:
-    slow, left_out = Peer("slow", "a:b", warm=False), Peer("left out", "a:b", quick=False)
-    cases = contests([*bench.PEERS, slow, left_out], quick=True, workers=2)
-    with_slow = [case for case in cases if "slow" in [way.name for way in case.ways]]
-    assert [case.name for case in with_slow] == ["gaussian-npy-small", "gaussian-zarr-small"]
-    assert all(way.once == (way.name == "slow") for case in cases for way in case.ways)
-    assert not [way for case in cases for way in case.ways if way.name == "left out"]
-    for case in contests([slow, left_out], quick=False, workers=2):
+def test_where_time_is_short_slow_peers_take_part_once_and_last() -> None:
+    slow = Peer("slow", "a:b", often=False, warm=False)
+    chunked = replace(slow, name="chunked", suffixes=(".zarr",))
+    peers = [*bench.PEERS, slow, chunked, Peer("left out", "a:b", quick=False)]
+    cases = contests(peers, quick=True, workers=2)
+    ways = [[way.name for way in case.ways] for case in cases]
+    ours = [OURS, f"{OURS}, threads"]
+    assert ways[:-2] == [[*ours, WHOLE, "loop, threads"]] * 4
+    assert ways[-2:] == [[*ours, WHOLE, "slow"], [*ours, WHOLE, "chunked"]]
+    assert [case.rounds for case in cases] == [3, 3, 3, 3, 1, 1]
+    for case in contests([slow, peers[-1]], quick=False, workers=2):
         assert {"slow", "left out"} < {way.name for way in case.ways}
-        assert not any(way.once for way in case.ways)
+
+
+def test_peers_without_time_are_told() -> None:
+    case = {**measured(gpublocks=[2.0]), "left_out": ["joblib", "cubed"]}
+    text = as_text(result_tables({"cases": [case], "floors": {}})[0])
+    assert "left out, since time was over: joblib, cubed" in text
+    skipped = {**case, "skipped": "50 s were over"}
+    assert "50 s were over" in as_text(result_tables({"cases": [skipped], "floors": {}})[0])
 
 
 def test_a_busy_machine_is_told(

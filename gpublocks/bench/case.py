@@ -56,9 +56,7 @@ class Way:
     imports : tuple of str
         Modules that such a process may have imported before.
     may_fail : bool
-        Whether the others are measured even if it fails.
-    once : bool
-        Whether it is only measured in the first round.
+        Whether the others are measured even if it fails, or if there is no time for it.
     """
 
     name: str
@@ -68,7 +66,6 @@ class Way:
     fresh: bool = False
     imports: tuple[str, ...] = ()
     may_fail: bool = False
-    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
