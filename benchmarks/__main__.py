@@ -10,9 +10,10 @@ from typing import Any
 from benchmarks import chunked, filters, gpu
 from benchmarks.peers import PEERS
 from gpublocks import bench, machine
+from gpublocks.bench.saved import check_folder, check_output, write_results
 from gpublocks.bench.terminating import terminable
 from gpublocks.budget import parse_bytes
-from gpublocks.cli.bench import add_commands, check_output, do, positive, teller, write_results
+from gpublocks.cli.bench import add_commands, do, positive, teller
 from gpublocks.errors import GpublocksError
 
 __all__ = ["main"]
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure_gpu(given: argparse.Namespace) -> int:
     """Measure all that is worth it on a GPU; say in one line if there is none."""
     check_output(given.output)
+    check_folder(given.folder)
     results = gpu.run(
         output=given.output,
         facts={"commit": _commit(), **bench.facts(), "versions": machine.versions()},
@@ -60,6 +62,7 @@ def _measure_gpu(given: argparse.Namespace) -> int:
 def _measure_chunked(given: argparse.Namespace) -> int:
     """Measure a job from Zarr to Zarr."""
     check_output(given.output)
+    check_folder(given.folder)
     try:
         with terminable():
             found = chunked.measure(given.planes, given.folder, rounds=given.rounds)
@@ -74,6 +77,7 @@ def _measure_chunked(given: argparse.Namespace) -> int:
 def _measure_filters(given: argparse.Namespace) -> int:
     """Measure filters against those of other libraries."""
     check_output(given.output)
+    check_folder(given.folder)
     chosen = filters.chosen(given.names)
     with terminable():
         found = filters.measure(

@@ -24,10 +24,12 @@ from gpublocks.bench.effort import Effort
 from gpublocks.bench.jobs import read_voxels
 from gpublocks.bench.measuring import measure_ways
 from gpublocks.bench.opening import create_array, open_array
+from gpublocks.bench.saved import write_results
 from gpublocks.bench.stages import Nursery
 from gpublocks.bench.standings import ideal_seconds, standings
 from gpublocks.bench.tables import Table, as_text, print_tables, result_tables
 from gpublocks.cli import main
+from gpublocks.errors import PlanError, SinkError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="copies of processes: Linux")
 CORE = ("gpublocks.bench.jobs", "gpublocks.block_processing", "scipy.ndimage")
@@ -402,7 +404,12 @@ def test_compare_tells_both_machines_and_fails_if_slower(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is no JSON"), ("[1]", "has no results"), ('{"cases": [1]}', "has no results")],
+    [
+        ("{", "is no JSON"),
+        ("[1]", "has no results"),
+        ('{"cases": [1]}', "has no results"),
+        ('{"cases": [{"name": "a", "figures": [{"label": "b", "unit": "s"}]}]}', "has no results"),
+    ],
 )
 def test_compare_refuses_other_files(
     content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -419,6 +426,10 @@ def test_compare_refuses_other_files(
         (["compare", "a", "b", "--threshold", "0.5"], "is not a number from 1 on"),
         (["run", "no-*"], "no case is called no-*"),
         (["run", "-o", "no/such/folder.json"], "no such folder"),
+        (["run", "-o", "."], "it is a folder"),
+        (["run", "--folder", "no/such"], "no such folder: no/such"),
+        (["run", "--scaling", "--folder", "no/such"], "no such folder: no/such"),
+        (["run", "promises", "--plot", "a.png"], "nothing to draw"),
         (["run", "--plot", "no/such/picture.png"], "is no folder"),
         (["run", "--rounds", "0"], "is not a positive whole number"),
         (["run", "--scaling", "--gpu-voxels-per-second", "-1"], "is not a positive number"),
@@ -463,10 +474,31 @@ def test_installed_users_measure_draw_and_compare(
     assert main(["bench", "compare", str(output), str(output)]) == 0
 
 
+def test_a_picture_without_matplotlib_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "run", None)
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["bench", "run", "--plot", str(tmp_path / "a.png")]) == 2
+    assert "needs matplotlib, which is not installed" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*paths: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(SinkError, match=r"cannot write .*a\.json: No space left"):
+        write_results(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_picture_needs_something_to_draw(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from gpublocks.bench.charts import save_chart
-    from gpublocks.errors import PlanError
 
     with pytest.raises(PlanError, match="no case with peers"):
         save_chart({"cases": []}, tmp_path / "a.png")
