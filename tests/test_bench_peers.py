@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benchmarks.peers import PEERS
 from gpublocks import bench
 from gpublocks.bench.case import Case, Way
-from gpublocks.bench.comparing import changes, slower
+from gpublocks.bench.comparing import changes, gaps, slower
 from gpublocks.bench.contests import OURS, WHOLE, Peer, contests
 from gpublocks.bench.effort import Effort
 from gpublocks.bench.jobs import read_voxels
@@ -397,9 +397,71 @@ def test_compare_tells_both_machines_and_fails_if_slower(
     once = result(gpublocks_time=(1, 1, 1))
     once["cases"][0]["rounds"] = 1
     main(["bench", "compare", before, saved(tmp_path, "c.json", once)])
-    assert "measured in one round only, so that no spread is known: case" in capsys.readouterr().out
+    assert "no spread is known, and no verdict: case" in capsys.readouterr().out
     assert main(["bench", "compare", before, after, "--threshold", "1.6"]) == 0
     assert main(["bench", "compare", before, before]) == 0
+
+
+def with_case(found: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return {**found, "cases": [{**found["cases"][0], **changed}]}
+
+
+def test_one_round_gives_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = (result(gpublocks_time=(n, n, n)) for n in (1, 9))
+    assert [one.kind for one in changes(before, after)] == ["slower"]
+    for pair in (
+        (with_case(before, rounds=1), with_case(after, rounds=3)),
+        (with_case(before, rounds=3), with_case(after, rounds=1)),
+    ):
+        assert [one.kind for one in changes(*pair)] == ["unknown"]
+        assert main(["bench", "compare", *[saved(tmp_path, f"{n}", pair[n]) for n in (0, 1)]]) == 0
+        assert "0 of 0 figures with a spread" in capsys.readouterr().out
+
+
+def test_other_work_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = (result(gpublocks_time=(n, n, n)) for n in (1, 9))
+    small = {**with_case(before, parameters={"shape": (8, 8)}), "quick": True, "folder": "/a"}
+    same = with_case(after, parameters={"shape": [8, 8]})
+    large = {**with_case(after, parameters={"shape": [9, 9]}), "quick": False, "folder": "/b"}
+    assert [one.kind for one in changes(small, same)] == ["slower"]
+    assert changes(small, large) == gaps(small, large) == []
+    large["floors"] = {"written_per_second": 2e9}
+    files = [saved(tmp_path, "a", small), saved(tmp_path, "b", large)]
+    assert main(["bench", "compare", *files]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "left out, since parameters differ: case" in lines
+    assert "quick True False" in lines
+    assert "folder /a /b" in lines
+    assert "at best disk written at 2 GB/s" in lines
+
+
+def test_what_broke_or_is_gone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = result(gpublocks_time=(1, 1, 1), peer_time=(1, 1, 1), gpublocks__peer=(1, 1, 1))
+    case = {key: value for key, value in good["cases"][0].items() if key != "figures"}
+    failed = {**good, "cases": [{**case, "error": "no luck"}]}
+    skipped = {**good, "cases": [{**case, "skipped": "50 s were over"}]}
+    without_peer = with_case(result(gpublocks_time=(1, 1, 1)), failures={"peer": "peer: wrong"})
+    without_ours = result(peer_time=(1, 1, 1), gpublocks__peer=(1, 1, 1))
+    gone = with_case(good, name="other")
+    for other, after, before in (
+        (failed, ["case: failed: no luck"], True),
+        (skipped, ["case: not measured: 50 s were over"], False),
+        (without_peer, ["case: failed: peer: wrong"], False),
+        (without_ours, ["case: gpublocks: time is not there"], True),
+    ):
+        files = [saved(tmp_path, "a", good), saved(tmp_path, "b", other)]
+        assert main(["bench", "compare", *files]) == int(before)
+        told = capsys.readouterr().out.splitlines()
+        assert [line for line in told if line.startswith("after: ")] == [
+            f"after: {text}" for text in after
+        ]
+        assert main(["bench", "compare", *reversed(files)]) == 0
+        assert f"before: {after[0]}" in capsys.readouterr().out
+    assert [(gap.text, gap.broke) for gap in gaps(good, gone)] == [
+        ("before: other: is not there", False),
+        ("after: case: is not there", True),
+    ]
+    assert gaps(failed, failed) == gaps(good, good) == []
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,15 @@ def run(
             except RuntimeError as error:
                 tell(f"failed: {error}")
                 results.append({**known, "error": str(error)})
-    return {"date": date, "quick": quick, **known_facts, "floors": floors, "cases": results}
+    place = str(tempfile.gettempdir() if folder is None else folder.absolute())
+    return {
+        "date": date,
+        "quick": quick,
+        "folder": place,
+        **known_facts,
+        "floors": floors,
+        "cases": results,
+    }
 
 
 def _floors(folder: Path, nbytes: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from gpublocks.bench.standings import Standing, standings
 from gpublocks.budget import format_bytes
 
-__all__ = ["Table", "as_text", "number", "print_tables", "result_tables"]
+__all__ = ["Table", "as_text", "floors_text", "number", "print_tables", "result_tables"]
 
 _WIDEST = 100
 _HEAD = (

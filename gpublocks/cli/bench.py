@@ -211,18 +211,21 @@ def _chosen(cases: Sequence[Any], names: Sequence[str]) -> list[Any]:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from gpublocks.bench.comparing import change_tables, changes, slower
+    from gpublocks.bench.comparing import change_tables, changes, gaps, slower
     from gpublocks.bench.tables import print_tables
 
     before, after = read_results(given.before), read_results(given.after)
     found = changes(before, after, threshold=given.threshold)
-    if not found:
-        raise PlanError(f"{given.before} and {given.after} have no figure in common")
+    if not {case["name"] for case in before["cases"]} & {case["name"] for case in after["cases"]}:
+        raise PlanError(f"{given.before} and {given.after} have no case in common")
     print_tables(change_tables(before, after, found))
     worse = slower(found)
     for change in worse:
         print(f"slower: {change.case}, {change.label}: {change.ratio:.2f} times as much")
-    return 1 if worse else 0
+    lacking = gaps(before, after)
+    for gap in lacking:
+        print(gap.text)
+    return 1 if worse or any(gap.broke for gap in lacking) else 0
 
 
 def teller() -> Teller:
