@@ -286,6 +286,18 @@ def test_ideal_is_bound_by_moving_too() -> None:
     assert ideal_seconds(measured(gpublocks=[1.0]), {}) is None
 
 
+def test_ideal_is_bound_by_the_disk_where_it_is_known_what_is_written() -> None:
+    case = measured(whole_array=[1.0])
+    floors = {"written_per_second": 1e9}
+    assert ideal_seconds(case, floors) == 0.5
+    case["parameters"]["written_bytes"] = 3_000_000_000
+    assert ideal_seconds(case, floors) == 3.0
+    assert ideal_seconds(case, {}) == 0.5
+    for case in contests([], quick=False, workers=2):
+        stored = 2 * np.prod(case.parameters["shape"])
+        assert case.parameters.get("written_bytes", 0) == (0 if "zarr" in case.name else stored)
+
+
 def test_table_says_who_is_ahead_and_by_how_much() -> None:
     case = measured(gpublocks=[2.0], peer=[1.0], whole_array=[3.0])
     text = as_text(result_tables({"cases": [case], "floors": {}})[0])

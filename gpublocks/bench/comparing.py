@@ -131,18 +131,18 @@ def _figures(results: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], dict
 
 def other_work(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return the cases that are called alike and do other work: their parameters differ."""
-    known = {case["name"]: case.get("parameters") for case in before["cases"]}
+    known = {case["name"]: case.get("parameters", {}) for case in before["cases"]}
     return [
         case["name"]
         for case in after["cases"]
-        if None not in (mine := case.get("parameters"), theirs := known.get(case["name"]))
-        and _plain(mine) != _plain(theirs)
+        if _differ(case.get("parameters", {}), known.get(case["name"], {}))
     ]
 
 
-def _plain(parameters: Any) -> str:
-    """Return parameters such that they are equal before and after they were in a JSON file."""
-    return json.dumps(parameters, sort_keys=True)
+def _differ(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Tell whether parameters that both know differ, as they would in a JSON file."""
+    both = mine.keys() & theirs.keys()
+    return any(json.dumps(mine[name]) != json.dumps(theirs[name]) for name in both)
 
 
 def gaps(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Gap]:

@@ -166,6 +166,8 @@ def _contest(
             **work.kwargs,
             "workers": workers,
             "moved_bytes": 2 * _ITEM * prod(shape),
+            # How much is left of what is compressed is not known before.
+            **({} if suffix == ".zarr" else {"written_bytes": _ITEM * prod(shape)}),
         },
         "the same function called on the whole array, voxel for voxel",
         tuple(ways),
