@@ -626,5 +626,6 @@ def test_cases_agree_with_themselves() -> None:
             assert len(set(ways)) == len(ways)
             for figure in case.figures:
                 assert {figure.way, *figure.against} <= set(ways)
+                assert figure.bound is None
             assert all(way.may_fail != way.name.startswith(OURS) for way in case.ways)
             json.dumps([way.options for way in case.ways])

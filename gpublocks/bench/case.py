@@ -15,7 +15,7 @@ class Figure:
     ----------
     label, unit : str
     bound : float or None
-        The most that its median may be; None for one that is only told.
+        The most that its median may be; None for one that is only told, as all those of peers are.
     way, quantity : str
         Which measurements it is made of.
     compare : {'value', 'ratio', 'difference'}

@@ -153,7 +153,7 @@ def _contest(
         Figure(f"{way.name}: peak", "MiB", None, way.name, "peak_bytes", scale=_MIB) for way in ways
     ]
     figures += [
-        Figure(f"{OURS} / {peer.name}", "x", 1.0, OURS, compare="ratio", against=(peer.name,))
+        Figure(f"{OURS} / {peer.name}", "x", None, OURS, compare="ratio", against=(peer.name,))
         for peer in peers
     ]
     return Case(
