@@ -141,6 +141,11 @@ def test_ratio_is_taken_pair_by_pair_with_the_fastest() -> None:
     assert judge(replace(FIGURE, bound=None), RAW).passed is None
 
 
+def test_measurements_of_other_rounds_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        judge(FIGURE, {**RAW, "c": {"seconds": [3.0, 2.0]}})
+
+
 def test_value_and_difference() -> None:
     value = judge(replace(FIGURE, compare="value"), RAW)
     assert (value.median, value.low, value.high, value.against) == (8.0, 6.0, 16.0, None)
