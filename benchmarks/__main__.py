@@ -10,8 +10,10 @@ from typing import Any
 from benchmarks import chunked, filters, gpu
 from benchmarks.peers import PEERS
 from gpublocks import bench, machine
+from gpublocks.bench.saved import check_folder, check_output, write_results
+from gpublocks.bench.terminating import terminable
 from gpublocks.budget import parse_bytes
-from gpublocks.cli.bench import add_commands, check_output, do, positive, teller, write_results
+from gpublocks.cli.bench import add_commands, do, positive, teller
 from gpublocks.errors import GpublocksError
 
 __all__ = ["main"]
@@ -23,11 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.task == "gpu":
             return _measure_gpu(given)
-        if given.task == "chunked":
-            return _measure_chunked(given)
-        if given.task == "filters":
-            return _measure_filters(given)
+        if given.task in ("chunked", "filters"):
+            with terminable():
+                return (
+                    _measure_chunked(given) if given.task == "chunked" else _measure_filters(given)
+                )
         return do(given, peers=PEERS, facts={"commit": _commit()})
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted", file=sys.stderr)
+        return 130
     except GpublocksError as error:
         print(f"benchmarks: error: {error}", file=sys.stderr)
         return 2
@@ -36,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure_gpu(given: argparse.Namespace) -> int:
     """Measure all that is worth it on a GPU; say in one line if there is none."""
     check_output(given.output)
+    check_folder(given.folder)
     results = gpu.run(
         output=given.output,
         facts={"commit": _commit(), **bench.facts(), "versions": machine.versions()},
@@ -55,7 +62,13 @@ def _measure_gpu(given: argparse.Namespace) -> int:
 def _measure_chunked(given: argparse.Namespace) -> int:
     """Measure a job from Zarr to Zarr."""
     check_output(given.output)
-    found = chunked.measure(given.planes, given.folder)
+    check_folder(given.folder)
+    try:
+        with terminable():
+            found = chunked.measure(given.planes, given.folder, rounds=given.rounds)
+    except RuntimeError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     write_results(given.output, {"commit": _commit(), **bench.facts(), "chunked": found})
     print(chunked.as_text(found))
     return 0
@@ -64,10 +77,12 @@ def _measure_chunked(given: argparse.Namespace) -> int:
 def _measure_filters(given: argparse.Namespace) -> int:
     """Measure filters against those of other libraries."""
     check_output(given.output)
+    check_folder(given.folder)
     chosen = filters.chosen(given.names)
-    found = filters.measure(
-        chosen, side=given.side, rounds=given.rounds, folder=given.folder, tell=teller()
-    )
+    with terminable():
+        found = filters.measure(
+            chosen, side=given.side, rounds=given.rounds, folder=given.folder, tell=teller()
+        )
     write_results(given.output, {"commit": _commit(), **bench.facts(), "filters": found})
     print(filters.as_text(found))
     return 0
@@ -77,8 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="task", required=True)
     add_commands(commands)
-    pieces = commands.add_parser("chunked", help="measure a Gaussian from Zarr to Zarr (2 minutes)")
+    pieces = commands.add_parser("chunked", help="measure a Gaussian from Zarr to Zarr (minutes)")
     pieces.add_argument("--planes", type=positive, default=1024, help="of 2 MB; a multiple of 256")
+    pieces.add_argument("--rounds", type=positive, default=3, help="measure everything so often")
     pieces.add_argument("--folder", type=Path, help="where the temporary volumes go (5 GB)")
     pieces.add_argument("-o", "--output", type=Path, help="JSON file for all measurements")
     each = commands.add_parser(

@@ -143,7 +143,7 @@ FLOORS = [
     {"passes"},
     {"statistics", "verifying"},
     {"filters"},
-    {"case", "loading", "opening", "surroundings", "effort", "floors"},
+    {"case", "loading", "opening", "surroundings", "effort", "floors", "terminating", "saved"},
     {"loops", "volumes", "programs", "stage", "stages", "judging", "works", "cells"},
     {"jobs", "measuring", "contests", "footprint", "overheads", "throughput", "scaling"},
     {"catalogue", "standings", "forecast"},

@@ -141,6 +141,11 @@ def test_ratio_is_taken_pair_by_pair_with_the_fastest() -> None:
     assert judge(replace(FIGURE, bound=None), RAW).passed is None
 
 
+def test_measurements_of_other_rounds_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        judge(FIGURE, {**RAW, "c": {"seconds": [3.0, 2.0]}})
+
+
 def test_value_and_difference() -> None:
     value = judge(replace(FIGURE, compare="value"), RAW)
     assert (value.median, value.low, value.high, value.against) == (8.0, 6.0, 16.0, None)
@@ -172,17 +177,17 @@ def test_ways_take_turns_after_a_checked_warm_up(tmp_path: Path) -> None:
     assert [name for name, do in rounds if do == "act"] == list("abbaab")
 
 
-def test_what_is_measured_once_is_compared_with_its_round(tmp_path: Path) -> None:
-    ways = [
-        replace(counting("a", 4.0), fresh=True),
-        replace(counting("slow", 9.0), fresh=True, once=True),
-    ]
-    raw = measured(ways, tmp_path, rounds=2)
-    assert [len(raw[name]["seconds"]) for name in ("a", "slow")] == [2, 1]
-    figure = Figure("it", "x", None, "a", compare="ratio", against=("slow",))
-    assert judge(figure, raw).median == 0.5
-    back = Figure("it", "x", None, "slow", compare="ratio", against=("a",))
-    assert judge(back, raw).median == 2.0
+def test_peers_do_not_begin_after_the_end(tmp_path: Path) -> None:
+    ways = [replace(counting(name), fresh=True, may_fail=name != "a") for name in "abc"]
+    past = time.monotonic() - 1
+    Counting.calls = []
+    options: dict[str, Any] = {"rounds": 2, "stage": Here, "tell": lambda text: None}
+    assert set(measure_ways(ways, None, tmp_path, end=past, **options)) == {"a"}
+    assert {name for name, _ in Counting.calls} == {"a"}
+    assert set(measure_ways(ways, None, tmp_path, end=past + 600, **options)) == {*"abc"}
+    case = replace(QUICK[0], ways=tuple(ways), figures=())
+    assert bench.measure(case, tmp_path, stage=Here, end=past)["left_out"] == ["b", "c"]
+    assert bench.measure(case, tmp_path, stage=Here)["left_out"] == []
 
 
 def test_no_round_but_the_first_begins_after_the_deadline(tmp_path: Path) -> None:
@@ -205,11 +210,14 @@ def test_cases_share_the_time_and_say_how_many_rounds_there_were(
         return measure(*args, deadline=deadline, **options)
 
     monkeypatch.setattr(bench, "measure", noted)
-    results = bench.run([case, case], seconds=1000.0, folder=tmp_path)
-    assert given[1] - given[0] == pytest.approx(500.0)
-    assert [case["rounds"] for case in results["cases"]] == [2, 2]
+    results = bench.run([case, replace(case, rounds=6)], seconds=1000.0, folder=tmp_path)
+    assert given[1] - given[0] == pytest.approx(750.0)
+    assert [case["rounds"] for case in results["cases"]] == [2, 6]
+    Counting.calls = []
     results = bench.run([case], seconds=-1.0, folder=tmp_path)
-    assert [case["rounds"] for case in results["cases"]] == [1]
+    assert Counting.calls == []
+    assert results["cases"][0]["skipped"] == "-1 s were over"
+    assert "-1 s were over" in as_text(result_tables(results)[0])
 
 
 def test_only_the_best_rivals_are_repeated(tmp_path: Path) -> None:
@@ -366,6 +374,7 @@ def test_every_case_yields_finite_figures(
     result = bench.measure(case, tmp_path, rounds=1, stage=Here)
     assert set(result) == {
         "failures",
+        "left_out",
         "group",
         "name",
         "measures",

@@ -18,16 +18,18 @@ from hypothesis import strategies as st
 from benchmarks.peers import PEERS
 from gpublocks import bench
 from gpublocks.bench.case import Case, Way
-from gpublocks.bench.comparing import changes, slower
+from gpublocks.bench.comparing import changes, gaps, slower
 from gpublocks.bench.contests import OURS, WHOLE, Peer, contests
 from gpublocks.bench.effort import Effort
 from gpublocks.bench.jobs import read_voxels
 from gpublocks.bench.measuring import measure_ways
 from gpublocks.bench.opening import create_array, open_array
+from gpublocks.bench.saved import write_results
 from gpublocks.bench.stages import Nursery
 from gpublocks.bench.standings import ideal_seconds, standings
 from gpublocks.bench.tables import Table, as_text, print_tables, result_tables
 from gpublocks.cli import main
+from gpublocks.errors import PlanError, SinkError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="copies of processes: Linux")
 CORE = ("gpublocks.bench.jobs", "gpublocks.block_processing", "scipy.ndimage")
@@ -284,6 +286,18 @@ def test_ideal_is_bound_by_moving_too() -> None:
     assert ideal_seconds(measured(gpublocks=[1.0]), {}) is None
 
 
+def test_ideal_is_bound_by_the_disk_where_it_is_known_what_is_written() -> None:
+    case = measured(whole_array=[1.0])
+    floors = {"written_per_second": 1e9}
+    assert ideal_seconds(case, floors) == 0.5
+    case["parameters"]["written_bytes"] = 3_000_000_000
+    assert ideal_seconds(case, floors) == 3.0
+    assert ideal_seconds(case, {}) == 0.5
+    for case in contests([], quick=False, workers=2):
+        stored = 2 * np.prod(case.parameters["shape"])
+        assert case.parameters.get("written_bytes", 0) == (0 if "zarr" in case.name else stored)
+
+
 def test_table_says_who_is_ahead_and_by_how_much() -> None:
     case = measured(gpublocks=[2.0], peer=[1.0], whole_array=[3.0])
     text = as_text(result_tables({"cases": [case], "floors": {}})[0])
@@ -395,14 +409,81 @@ def test_compare_tells_both_machines_and_fails_if_slower(
     once = result(gpublocks_time=(1, 1, 1))
     once["cases"][0]["rounds"] = 1
     main(["bench", "compare", before, saved(tmp_path, "c.json", once)])
-    assert "measured in one round only, so that no spread is known: case" in capsys.readouterr().out
+    assert "no spread is known, and no verdict: case" in capsys.readouterr().out
     assert main(["bench", "compare", before, after, "--threshold", "1.6"]) == 0
     assert main(["bench", "compare", before, before]) == 0
 
 
+def with_case(found: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return {**found, "cases": [{**found["cases"][0], **changed}]}
+
+
+def test_one_round_gives_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = (result(gpublocks_time=(n, n, n)) for n in (1, 9))
+    assert [one.kind for one in changes(before, after)] == ["slower"]
+    for pair in (
+        (with_case(before, rounds=1), with_case(after, rounds=3)),
+        (with_case(before, rounds=3), with_case(after, rounds=1)),
+    ):
+        assert [one.kind for one in changes(*pair)] == ["unknown"]
+        assert main(["bench", "compare", *[saved(tmp_path, f"{n}", pair[n]) for n in (0, 1)]]) == 0
+        assert "0 of 0 figures with a spread" in capsys.readouterr().out
+
+
+def test_other_work_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = (result(gpublocks_time=(n, n, n)) for n in (1, 9))
+    small = {**with_case(before, parameters={"shape": (8, 8)}), "quick": True, "folder": "/a"}
+    same = with_case(after, parameters={"shape": [8, 8]})
+    large = {**with_case(after, parameters={"shape": [9, 9]}), "quick": False, "folder": "/b"}
+    assert [one.kind for one in changes(small, same)] == ["slower"]
+    assert changes(small, large) == gaps(small, large) == []
+    large["floors"] = {"written_per_second": 2e9}
+    files = [saved(tmp_path, "a", small), saved(tmp_path, "b", large)]
+    assert main(["bench", "compare", *files]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "left out, since parameters differ: case" in lines
+    assert "quick True False" in lines
+    assert "folder /a /b" in lines
+    assert "at best disk written at 2 GB/s" in lines
+
+
+def test_what_broke_or_is_gone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = result(gpublocks_time=(1, 1, 1), peer_time=(1, 1, 1), gpublocks__peer=(1, 1, 1))
+    case = {key: value for key, value in good["cases"][0].items() if key != "figures"}
+    failed = {**good, "cases": [{**case, "error": "no luck"}]}
+    skipped = {**good, "cases": [{**case, "skipped": "50 s were over"}]}
+    without_peer = with_case(result(gpublocks_time=(1, 1, 1)), failures={"peer": "peer: wrong"})
+    without_ours = result(peer_time=(1, 1, 1), gpublocks__peer=(1, 1, 1))
+    gone = with_case(good, name="other")
+    for other, after, before in (
+        (failed, ["case: failed: no luck"], True),
+        (skipped, ["case: not measured: 50 s were over"], False),
+        (without_peer, ["case: failed: peer: wrong"], False),
+        (without_ours, ["case: gpublocks: time is not there"], True),
+    ):
+        files = [saved(tmp_path, "a", good), saved(tmp_path, "b", other)]
+        assert main(["bench", "compare", *files]) == int(before)
+        told = capsys.readouterr().out.splitlines()
+        assert [line for line in told if line.startswith("after: ")] == [
+            f"after: {text}" for text in after
+        ]
+        assert main(["bench", "compare", *reversed(files)]) == 0
+        assert f"before: {after[0]}" in capsys.readouterr().out
+    assert [(gap.text, gap.broke) for gap in gaps(good, gone)] == [
+        ("before: other: is not there", False),
+        ("after: case: is not there", True),
+    ]
+    assert gaps(failed, failed) == gaps(good, good) == []
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is no JSON"), ("[1]", "has no results"), ('{"cases": [1]}', "has no results")],
+    [
+        ("{", "is no JSON"),
+        ("[1]", "has no results"),
+        ('{"cases": [1]}', "has no results"),
+        ('{"cases": [{"name": "a", "figures": [{"label": "b", "unit": "s"}]}]}', "has no results"),
+    ],
 )
 def test_compare_refuses_other_files(
     content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -419,6 +500,10 @@ def test_compare_refuses_other_files(
         (["compare", "a", "b", "--threshold", "0.5"], "is not a number from 1 on"),
         (["run", "no-*"], "no case is called no-*"),
         (["run", "-o", "no/such/folder.json"], "no such folder"),
+        (["run", "-o", "."], "it is a folder"),
+        (["run", "--folder", "no/such"], "no such folder: no/such"),
+        (["run", "--scaling", "--folder", "no/such"], "no such folder: no/such"),
+        (["run", "promises", "--plot", "a.png"], "nothing to draw"),
         (["run", "--plot", "no/such/picture.png"], "is no folder"),
         (["run", "--rounds", "0"], "is not a positive whole number"),
         (["run", "--scaling", "--gpu-voxels-per-second", "-1"], "is not a positive number"),
@@ -463,10 +548,31 @@ def test_installed_users_measure_draw_and_compare(
     assert main(["bench", "compare", str(output), str(output)]) == 0
 
 
+def test_a_picture_without_matplotlib_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "run", None)
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["bench", "run", "--plot", str(tmp_path / "a.png")]) == 2
+    assert "needs matplotlib, which is not installed" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*paths: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(SinkError, match=r"cannot write .*a\.json: No space left"):
+        write_results(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_picture_needs_something_to_draw(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from gpublocks.bench.charts import save_chart
-    from gpublocks.errors import PlanError
 
     with pytest.raises(PlanError, match="no case with peers"):
         save_chart({"cases": []}, tmp_path / "a.png")
@@ -475,16 +581,26 @@ def test_picture_needs_something_to_draw(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_where_time_is_short_slow_peers_take_part_once_for_each_format() -> None:
-    slow, left_out = Peer("slow", "a:b", warm=False), Peer("left out", "a:b", quick=False)
-    cases = contests([*bench.PEERS, slow, left_out], quick=True, workers=2)
-    with_slow = [case for case in cases if "slow" in [way.name for way in case.ways]]
-    assert [case.name for case in with_slow] == ["gaussian-npy-small", "gaussian-zarr-small"]
-    assert all(way.once == (way.name == "slow") for case in cases for way in case.ways)
-    assert not [way for case in cases for way in case.ways if way.name == "left out"]
-    for case in contests([slow, left_out], quick=False, workers=2):
+def test_where_time_is_short_slow_peers_take_part_once_and_last() -> None:
+    slow = Peer("slow", "a:b", often=False, warm=False)
+    chunked = replace(slow, name="chunked", suffixes=(".zarr",))
+    peers = [*bench.PEERS, slow, chunked, Peer("left out", "a:b", quick=False)]
+    cases = contests(peers, quick=True, workers=2)
+    ways = [[way.name for way in case.ways] for case in cases]
+    ours = [OURS, f"{OURS}, threads"]
+    assert ways[:-2] == [[*ours, WHOLE, "loop, threads"]] * 4
+    assert ways[-2:] == [[*ours, WHOLE, "slow"], [*ours, WHOLE, "chunked"]]
+    assert [case.rounds for case in cases] == [3, 3, 3, 3, 1, 1]
+    for case in contests([slow, peers[-1]], quick=False, workers=2):
         assert {"slow", "left out"} < {way.name for way in case.ways}
-        assert not any(way.once for way in case.ways)
+
+
+def test_peers_without_time_are_told() -> None:
+    case = {**measured(gpublocks=[2.0]), "left_out": ["joblib", "cubed"]}
+    text = as_text(result_tables({"cases": [case], "floors": {}})[0])
+    assert "left out, since time was over: joblib, cubed" in text
+    skipped = {**case, "skipped": "50 s were over"}
+    assert "50 s were over" in as_text(result_tables({"cases": [skipped], "floors": {}})[0])
 
 
 def test_a_busy_machine_is_told(
@@ -510,5 +626,6 @@ def test_cases_agree_with_themselves() -> None:
             assert len(set(ways)) == len(ways)
             for figure in case.figures:
                 assert {figure.way, *figure.against} <= set(ways)
+                assert figure.bound is None
             assert all(way.may_fail != way.name.startswith(OURS) for way in case.ways)
             json.dumps([way.options for way in case.ways])

@@ -181,12 +181,22 @@ def told(**stated: Any) -> tuple[dict[str, Any], str]:
     return results["forecast"]["sites"], "\n".join(map(as_text, outlook_tables(results)))
 
 
+def links(text: str) -> list[str]:
+    """Return the column of links of the predicted sites."""
+    lines = text[text.index("predicted: ") :].splitlines()
+    at = lines[1].index("link")
+    return [line[at:].split("  ")[0].strip() for line in lines[3:7]]
+
+
 def test_nothing_is_made_up_of_gpus() -> None:
     sites, text = told()
     assert "computing" not in sites["1 node of 8 GPUs"]["parts"]
     assert "link" not in sites["64 nodes of 8 GPUs"]["parts"]
     assert "at least" in text
-    assert "a GPU computes not stated (--gpu-voxels-per-second)" in text
+    assert "- how much a GPU computes is not stated (--gpu-voxels-per-second): computing" in text
+    assert "- how fast a GPU is linked is not stated (--gpu-link): the link is left out" in text
+    assert "- blocks of 512 x 512 x 512 voxels fit into the memory of a GPU" in text
+    assert links(text) == ["-", "-", "?", "?"]
     assert "serial: 10.0 ms + 30.0 µs a block, off by at most 0 %" in text
 
 
@@ -194,7 +204,9 @@ def test_stated_rates_are_used_and_told() -> None:
     sites, text = told(gpu_voxels_per_second=1e9, link_per_second=2e10, storage_per_second=1e11)
     here, many, node, nodes = sites.values()
     assert "at least" not in text
-    assert "1e+09 voxels/s: as stated" in text
+    assert "- a GPU computes 1e+09 voxels/s: as stated" in text
+    assert links(text)[:2] == ["-", "-"]
+    assert "?" not in links(text)
     cells = ceil(node["cells"] / 8)
     voxels = prod(cube_of(1e13, 2)) * node["over_read"] / node["cells"]
     assert node["parts"]["computing"] == pytest.approx(cells * voxels / 1e9)

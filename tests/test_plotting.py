@@ -64,8 +64,30 @@ def test_blocks_outside_the_mask_are_hatched() -> None:
             if all(a in shown or cell.index[a] == first.index[a] for a in range(3))
             and not mask[(valid := cell.valid_in(IMAGE.shape)).slices].any()
         ]
-        assert sorted(box[:2] for box in boxes(ax, "#cc3311")) == sorted(skipped)
-    assert boxes(figure.axes[2], "#cc3311")
+        patches = [p.get_path().vertices for p in ax.patches if p.get_hatch()]
+        assert len(patches) == bool(skipped)
+        hatched = np.reshape(patches, (-1, 5, 2))
+        assert sorted(map(tuple, hatched[:, 0])) == sorted(skipped)
+        for box, (across, down) in zip(hatched, hatched[:, 0], strict=True):
+            n = [int(down + 0.5), int(across + 0.5)]
+            (inside,) = [
+                cell.valid_in(IMAGE.shape)
+                for cell in planned.grid
+                if all(a in shown or cell.index[a] == first.index[a] for a in range(3))
+                and [cell.valid_in(IMAGE.shape).start[a] for a in shown] == n
+            ]
+            assert tuple(box[2] + 0.5) == (inside.stop[shown[1]], inside.stop[shown[0]])
+
+
+def test_many_skipped_blocks_are_one_patch() -> None:
+    mask = np.zeros((300, 300), bool)
+    mask[0, 0] = True
+    planned = bp.plan(
+        np.negative, mask, mask=mask, size_max=1, overlap=0, axes="all", optimization=False
+    )
+    figure = planned.plot()
+    (patch,) = [p for p in figure.axes[0].patches if p.get_hatch()]
+    assert len(patch.get_path().vertices) == 5 * (300 * 300 - 1)
 
 
 def test_write_units_are_drawn_within_the_block(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ _DASK = bench.Peer(
 
 PEERS = (
     *bench.PEERS,
-    bench.Peer("joblib", "benchmarks.peers.joblib_loop:loop", needs=("joblib",)),
+    bench.Peer("joblib", "benchmarks.peers.joblib_loop:loop", needs=("joblib",), often=False),
     _DASK,
     # Starts its processes anew for each call.
-    replace(_DASK, name="dask, processes", options={"scheduler": "processes"}, warm=False),
+    replace(
+        _DASK, name="dask, processes", options={"scheduler": "processes"}, often=False, warm=False
+    ),
     replace(
         _DASK,
         name="dask, cluster",
@@ -45,6 +47,7 @@ PEERS = (
         needs=("cubed",),
         cut="benchmarks.peers.cubed_arrays:stored_block",
         suffixes=(".zarr",),
+        often=False,
         warm=False,
     ),
 )

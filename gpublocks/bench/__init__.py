@@ -16,6 +16,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ def measure(
     rounds: int | None = None,
     stage: Callable[[Any, Path], Any] | None = None,
     deadline: float = math.inf,
+    end: float = math.inf,
     tell: Teller = lambda text: None,
 ) -> dict[str, Any]:
     """Measure one case.
@@ -86,6 +88,8 @@ def measure(
         Opens the place where a way is measured; by default a process of its own.
     deadline : float
         By `time.monotonic`: no round but the first begins after it.
+    end : float
+        No peer is measured for the first time after it.
     tell : callable, optional
         Is called with a line of text when something begins.
 
@@ -95,7 +99,8 @@ def measure(
         Of plain values, for JSON: ``name``, ``group``, ``measures``, ``parameters``,
         ``reference``, ``rounds``; ``figures``: a list of dicts with ``label``, ``unit``,
         ``median``, ``low``, ``high``, ``bound``, ``passed``, ``against``; ``raw``: all
-        measurements by way and quantity; ``failures``: why peers failed, by way.
+        measurements by way and quantity; ``failures``: why peers failed, by way; ``left_out``:
+        peers for which there was no time.
 
     Raises
     ------
@@ -119,7 +124,9 @@ def measure(
             tell=tell,
             failures=failures,
             deadline=deadline,
+            end=end,
         )
+    late = [way.name for way in case.ways if way.may_fail and way.name not in raw.keys() | failures]
     return {
         "name": case.name,
         "group": case.group,
@@ -130,6 +137,7 @@ def measure(
         "figures": [asdict(outcome) for outcome in judge_all(case.figures, raw)],
         "raw": raw,
         "failures": failures,
+        "left_out": late,
     }
 
 
@@ -149,7 +157,8 @@ def run(
     """Measure some cases and return all there is to know of it, as plain values for JSON.
 
     A case that fails is noted with its ``error`` and does not keep the others from being measured;
-    one that needs what is not installed is noted with ``missing``.
+    one that needs what is not installed is noted with ``missing``, one that there was no time for
+    with ``skipped``.
 
     Parameters
     ----------
@@ -159,7 +168,8 @@ def run(
     rounds, tell
         See `measure`.
     seconds : float
-        For all cases, each of which has an equal share: no round but its first begins later.
+        For all cases, each of which has a share by its rounds: none but its first begins later.
+        Cases and peers that come after all of it are left out.
     folder : Path, optional
         Parent of the temporary folder for the volumes.
     """
@@ -171,14 +181,19 @@ def run(
     # The load is to be that of others.
     known_facts = facts()
     begun, able = time.monotonic(), [*chosen]
+    end, total = begun + seconds, sum(case.rounds for case in able)
+    shares = accumulate(case.rounds / total for case in able)
     with (
         tempfile.TemporaryDirectory(prefix="gpublocks-bench-", dir=folder) as volumes,
         Nursery() as stage,
     ):
-        for number, case in enumerate(able, 1):
+        for share, case in zip(shares, able, strict=True):
             known = {"name": case.name, "group": case.group, "measures": case.measures}
             if lacking := missing(case.needs):
                 results.append({**known, "missing": lacking})
+                continue
+            if time.monotonic() > end:
+                results.append({**known, "skipped": f"{seconds:.0f} s were over"})
                 continue
             tell(case.name)
             try:
@@ -190,14 +205,23 @@ def run(
                         Path(volumes),
                         rounds=rounds,
                         stage=stage,
-                        deadline=begun + seconds * number / len(able),
+                        deadline=begun + seconds * share,
+                        end=end,
                         tell=tell,
                     )
                 )
             except RuntimeError as error:
                 tell(f"failed: {error}")
                 results.append({**known, "error": str(error)})
-    return {"date": date, "quick": quick, **known_facts, "floors": floors, "cases": results}
+    place = str(tempfile.gettempdir() if folder is None else folder.absolute())
+    return {
+        "date": date,
+        "quick": quick,
+        "folder": place,
+        **known_facts,
+        "floors": floors,
+        "cases": results,
+    }
 
 
 def _floors(folder: Path, nbytes: int) -> dict[str, float]:

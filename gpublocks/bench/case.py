@@ -15,7 +15,7 @@ class Figure:
     ----------
     label, unit : str
     bound : float or None
-        The most that its median may be; None for one that is only told.
+        The most that its median may be; None for one that is only told, as all those of peers are.
     way, quantity : str
         Which measurements it is made of.
     compare : {'value', 'ratio', 'difference'}
@@ -56,9 +56,7 @@ class Way:
     imports : tuple of str
         Modules that such a process may have imported before.
     may_fail : bool
-        Whether the others are measured even if it fails.
-    once : bool
-        Whether it is only measured in the first round.
+        Whether the others are measured even if it fails, or if there is no time for it.
     """
 
     name: str
@@ -68,7 +66,6 @@ class Way:
     fresh: bool = False
     imports: tuple[str, ...] = ()
     may_fail: bool = False
-    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A picture of how gpublocks compares with its peers. Touches matplotlib and one file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,17 @@ _COLUMNS = 2
 _BAR, _PANEL, _BETWEEN = 0.24, 4.6, 0.95
 _LEFT, _GAP, _RIGHT, _TOP, _BOTTOM = 1.7, 2.0, 0.8, 0.9, 0.5
 """Inches: a bar, a panel, what is around and between panels."""
+_NOTHING = "no case with peers is measured, so that there is nothing to draw"
 _LOG = 10.0
 """Times that differ by more are drawn on a logarithmic scale."""
 
 
-def check_chart(path: Path) -> None:
-    """Raise `GpublocksError` if no picture can be saved there."""
+def check_chart(path: Path, groups: Iterable[str]) -> None:
+    """Raise `GpublocksError` if cases of these groups cannot be drawn, and saved there."""
     check_path(str(path))
+    if "peers" not in groups:
+        raise PlanError(_NOTHING)
+    new_figure(1, 1)
 
 
 def save_chart(results: Mapping[str, Any], path: Path) -> None:
@@ -39,7 +43,7 @@ def save_chart(results: Mapping[str, Any], path: Path) -> None:
     """
     cases = [case for case in results["cases"] if case.get("group") == "peers" and "raw" in case]
     if not cases:
-        raise PlanError("no case with peers was measured, so that there is nothing to draw")
+        raise PlanError(_NOTHING)
     floors = results.get("floors", {})
     found = [standings(case, floors) for case in cases]
     rows = [range(n, min(n + _COLUMNS, len(cases))) for n in range(0, len(cases), _COLUMNS)]

@@ -1,19 +1,44 @@
 """What got faster or slower from one set of results to another. Pure."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
 from gpublocks.bench.contests import OURS
-from gpublocks.bench.tables import Table, number
+from gpublocks.bench.tables import Table, floors_text, number
 
-__all__ = ["THRESHOLD", "Change", "change_tables", "changes", "slower"]
+__all__ = [
+    "THRESHOLD",
+    "Change",
+    "Gap",
+    "change_tables",
+    "changes",
+    "gaps",
+    "other_work",
+    "slower",
+]
 
 THRESHOLD = 1.1
 """Ratio from which on a figure is told as slower, if its spread does not explain it."""
 
-Kind = Literal["slower", "faster", "same"]
+Kind = Literal["slower", "faster", "same", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something that only one of two results lacks, or that failed in it only.
+
+    Parameters
+    ----------
+    text : str
+    broke : bool
+        Whether gpublocks' own was measured before, and was not, or failed, afterwards.
+    """
+
+    text: str
+    broke: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +52,9 @@ class Change:
         Median, smallest and largest.
     ratio : float
         Median after, in units of that before.
-    kind : {'slower', 'faster', 'same'}
-        Which, beyond the threshold and the spread of both: ranges that touch are the same.
+    kind : {'slower', 'faster', 'same', 'unknown'}
+        Which, beyond the threshold and the spread of both: ranges that touch are the same. Of what
+        was measured in one round no spread is known.
     ours : bool
         Whether it is gpublocks' own, rather than of something that it is compared with.
     """
@@ -46,7 +72,7 @@ class Change:
 def changes(
     before: Mapping[str, Any], after: Mapping[str, Any], *, threshold: float = THRESHOLD
 ) -> list[Change]:
-    """Return how all figures changed that both results have; of all, less is better.
+    """Return how all figures changed that both results have, of the same work; less is better.
 
     Parameters
     ----------
@@ -57,8 +83,9 @@ def changes(
     """
     known = dict(_figures(before))
     found = []
+    others = other_work(before, after)
     for key, figure in _figures(after):
-        if key not in known or not known[key]["median"] > 0:
+        if key[0] in others or key not in known or not known[key]["median"] > 0:
             continue
         old, new = _range(known[key]), _range(figure)
         ratio = new[0] / old[0]
@@ -71,7 +98,9 @@ def changes(
                 before=old,
                 after=new,
                 ratio=ratio,
-                kind=_kind(old, new, ratio, threshold),
+                kind=_kind(old, new, ratio, threshold)
+                if known[key]["spread"] and figure["spread"]
+                else "unknown",
                 ours=figure["ours"],
             )
         )
@@ -96,7 +125,59 @@ def _figures(results: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], dict
             # A ratio to a peer also grows where the peer got faster.
             own = figure["label"].startswith(OURS) and " / " not in figure["label"]
             ours = case.get("group") != "peers" or own
-            yield (case["name"], figure["label"]), {**figure, "ours": ours}
+            spread = case.get("rounds") != 1
+            yield (case["name"], figure["label"]), {**figure, "ours": ours, "spread": spread}
+
+
+def other_work(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the cases that are called alike and do other work: their parameters differ."""
+    known = {case["name"]: case.get("parameters", {}) for case in before["cases"]}
+    return [
+        case["name"]
+        for case in after["cases"]
+        if _differ(case.get("parameters", {}), known.get(case["name"], {}))
+    ]
+
+
+def _differ(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Tell whether parameters that both know differ, as they would in a JSON file."""
+    both = mine.keys() & theirs.keys()
+    return any(json.dumps(mine[name]) != json.dumps(theirs[name]) for name in both)
+
+
+def gaps(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Gap]:
+    """Return what only one of two results lacks, cases and figures, and what failed in it only."""
+    others = other_work(before, after)
+    told = [dict(_troubles(before, after)), dict(_troubles(after, before))]
+    return [
+        Gap(text, ours and when == "after")
+        for when, found in zip(("before", "after"), told, strict=True)
+        for (case, what), ours in found.items()
+        if case not in others
+        for text in [f"{when}: {case}: {what}"]
+    ]
+
+
+def _troubles(
+    results: Mapping[str, Any], other: Mapping[str, Any]
+) -> Iterator[tuple[tuple[str, str], bool]]:
+    """Yield case and trouble of what the others have and these do not, and if it is gpublocks'."""
+    known = {case["name"]: case for case in results["cases"]}
+    figures = dict(_figures(results))
+    for theirs in other["cases"]:
+        name = theirs["name"]
+        mine = known.get(name, {"error": "is not there"})
+        if "error" in mine and "error" not in theirs:
+            yield (name, f"failed: {mine['error']}" if name in known else mine["error"]), True
+        for lacking in {"missing", "skipped"} & mine.keys() - theirs.keys():
+            yield (name, f"not measured: {mine[lacking]}"), False
+        for way in mine.get("failures", {}).keys() - theirs.get("failures", {}).keys():
+            yield (name, f"failed: {mine['failures'][way]}"), False
+    for (name, label), figure in _figures(other):
+        mine = known.get(name, {})
+        told = any(way in label for way in mine.get("failures", ()))
+        if "figures" in mine and (name, label) not in figures and not told:
+            yield (name, f"{label} is not there"), figure["ours"]
 
 
 def slower(found: list[Change]) -> list[Change]:
@@ -118,16 +199,18 @@ def change_tables(
             change.kind,
         )
         for change in sorted(found, key=lambda change: -change.ratio)
-        if change.kind != "same"
+        if change.kind in ("slower", "faster")
     ]
-    same = sum(change.kind == "same" for change in found)
     head = ("case", "figure", "before", "after", "ratio", "verdict")
-    changed = Table("", head, tuple(rows), (*_notes(found, same), *_single(before, after)))
+    notes = (*_notes(found), *_single(before, after), *_others(before, after))
+    changed = Table("", head, tuple(rows), notes)
     return [_runs_table(before, after), changed]
 
 
-def _notes(found: list[Change], same: int) -> Iterator[str]:
-    yield f"{same} of {len(found)} figures did not change beyond their spread"
+def _notes(found: list[Change]) -> Iterator[str]:
+    same = sum(change.kind == "same" for change in found)
+    known = sum(change.kind != "unknown" for change in found)
+    yield f"{same} of {known} figures with a spread did not change beyond it"
     others = [change.ratio for change in found if not change.ours and change.unit == "s"]
     if others:
         yield (
@@ -140,7 +223,13 @@ def _single(*runs: Mapping[str, Any]) -> Iterator[str]:
     cases = [case for results in runs for case in results["cases"]]
     single = {case["name"] for case in cases if case.get("rounds") == 1}
     if single:
-        yield f"measured in one round only, so that no spread is known: {', '.join(sorted(single))}"
+        names = ", ".join(sorted(single))
+        yield f"measured in one round only, so that no spread is known, and no verdict: {names}"
+
+
+def _others(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    if names := other_work(before, after):
+        yield f"left out, since parameters differ: {', '.join(names)}"
 
 
 def _runs_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
@@ -156,6 +245,9 @@ def _facts(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     machine = results.get("machine", {})
     yield "machine", f"{machine.get('cpu')}, {machine.get('cpus')} CPUs"
     yield "load", machine.get("load")
+    yield "quick", results.get("quick")
+    yield "folder", results.get("folder")
+    yield "at best", floors_text(results.get("floors", {}))
     for name, version in results.get("versions", {}).items():
         if version is not None:
             yield name, version

@@ -46,10 +46,12 @@ class Peer:
         Formats that it can read and write.
     quick : bool
         Whether it takes part where time is short.
+    often : bool
+        Whether it then takes part in each case and round; one whose processes take long to start
+        is measured once, with one work, after all others.
     warm : bool
         Whether a call leaves anything that makes the next one faster, so that a tiny one is made
-        before each measurement. One that starts anew each time takes seconds for any volume:
-        where time is short it is measured once, with the first work of each format.
+        before each measurement.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Peer:
     cut: str | None = PLANNED
     suffixes: tuple[str, ...] = (".npy", ".zarr")
     quick: bool = True
+    often: bool = True
     warm: bool = True
 
 
@@ -76,7 +79,8 @@ _SIZES: tuple[tuple[Work, Mapping[str, tuple[int, ...]]], ...] = (
     (TIMES_TWO, {"small": (256, 256, 256), "large": (512, 512, 512)}),
 )
 _ROUNDS, _QUICK_ROUNDS = {"small": 5, "large": 3}, 3
-_QUICK = {".npy": ("gaussian", "median", "tophat", "times-two"), ".zarr": ("gaussian", "times-two")}
+_QUICK = {".npy": ("gaussian", "median", "times-two"), ".zarr": ("gaussian",)}
+_FORMATS = (".npy", ".zarr")
 
 
 def contests(peers: Sequence[Peer], *, quick: bool, workers: int) -> tuple[Case, ...]:
@@ -89,31 +93,45 @@ def contests(peers: Sequence[Peer], *, quick: bool, workers: int) -> tuple[Case,
     workers : int
         For whoever takes a number.
     """
-    cases = []
-    sizes = ("small",) if quick else ("small", "large")
-    for size, (suffix, short), (work, shapes) in product(sizes, _QUICK.items(), _SIZES):
-        able = [peer for peer in peers if suffix in peer.suffixes]
-        if quick:
-            if work.name not in short:
-                continue
-            first = work.name == short[0]
-            able = [peer for peer in able if peer.quick and (peer.warm or first)]
-        case = _contest(work, shapes[size], suffix, able, workers)
-        cases.append(
-            replace(
-                case,
-                name=f"{work.name}-{suffix[1:]}-{size}",
-                rounds=_QUICK_ROUNDS if quick else _ROUNDS[size],
-                ways=_once(case.ways, able) if quick else case.ways,
-            )
+    if quick:
+        return _quick_contests(peers, workers)
+    return tuple(
+        replace(
+            _contest(work, shapes[size], suffix, _able(peers, suffix), workers),
+            name=_called(work, suffix, size),
+            rounds=_ROUNDS[size],
         )
-    return tuple(cases)
+        for size, suffix, (work, shapes) in product(_ROUNDS, _FORMATS, _SIZES)
+    )
 
 
-def _once(ways: Sequence[Way], peers: Sequence[Peer]) -> tuple[Way, ...]:
-    """Return ways of which those that start anew each time are measured once."""
-    slow = [peer.name for peer in peers if not peer.warm]
-    return tuple(replace(way, once=way.name in slow) for way in ways)
+def _quick_contests(peers: Sequence[Peer], workers: int) -> tuple[Case, ...]:
+    """Return cases of some works with the fast peers, then one for each format with the others."""
+    present = [peer for peer in peers if peer.quick]
+    slow = [peer for peer in present if not peer.often]
+    fast_cases, slow_cases = [], []
+    for suffix, short in _QUICK.items():
+        often = [peer for peer in _able(present, suffix) if peer.often]
+        for work, shapes in _SIZES:
+            if work.name in short:
+                case = _contest(work, shapes["small"], suffix, often, workers)
+                name = _called(work, suffix, "small")
+                fast_cases.append(replace(case, name=name, rounds=_QUICK_ROUNDS))
+        if taken := _able(slow, suffix):
+            work, shapes = _SIZES[0]
+            whole = [peer for peer in often if peer.name == WHOLE]
+            case = _contest(work, shapes["small"], suffix, [*whole, *taken], workers)
+            slow_cases.append(replace(case, name=_called(work, suffix, "small-once")))
+        slow = [peer for peer in slow if peer not in taken]
+    return (*fast_cases, *slow_cases)
+
+
+def _able(peers: Sequence[Peer], suffix: str) -> list[Peer]:
+    return [peer for peer in peers if suffix in peer.suffixes]
+
+
+def _called(work: Work, suffix: str, size: str) -> str:
+    return f"{work.name}-{suffix[1:]}-{size}"
 
 
 def _contest(
@@ -135,7 +153,7 @@ def _contest(
         Figure(f"{way.name}: peak", "MiB", None, way.name, "peak_bytes", scale=_MIB) for way in ways
     ]
     figures += [
-        Figure(f"{OURS} / {peer.name}", "x", 1.0, OURS, compare="ratio", against=(peer.name,))
+        Figure(f"{OURS} / {peer.name}", "x", None, OURS, compare="ratio", against=(peer.name,))
         for peer in peers
     ]
     return Case(
@@ -148,6 +166,8 @@ def _contest(
             **work.kwargs,
             "workers": workers,
             "moved_bytes": 2 * _ITEM * prod(shape),
+            # How much is left of what is compressed is not known before.
+            **({} if suffix == ".zarr" else {"written_bytes": _ITEM * prod(shape)}),
         },
         "the same function called on the whole array, voxel for voxel",
         tuple(ways),

@@ -47,7 +47,10 @@ class Site:
     cell_seconds, start_seconds : float
         What a block costs the process that hands them out, and what a run costs beside.
     link_per_second : float or None
-        Bytes each way, between the memory of a node and that of one GPU; None where CPUs compute.
+        Bytes each way, between the memory of a node and that of one GPU; None if that is not known,
+        or where CPUs compute.
+    gpus : bool
+        Whether its workers are GPUs.
     """
 
     nodes: int
@@ -59,6 +62,7 @@ class Site:
     cell_seconds: float
     start_seconds: float
     link_per_second: float | None = None
+    gpus: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,8 @@ def judge(figure: Figure, raw: Raw) -> Outcome:
     """Return what measurements say of a figure.
 
     A ratio or difference is taken round by round, between measurements that were made one after
-    the other, so that whatever slows the machine for a while slows both. Rounds in which only one
-    way was measured are left out.
+    the other, so that whatever slows the machine for a while slows both: all ways are measured in
+    the same rounds, or in none.
     """
     values = raw[figure.way][figure.quantity]
     against = None
@@ -62,8 +62,7 @@ def judge(figure: Figure, raw: Raw) -> Outcome:
         present = [name for name in figure.against if name in raw]
         against = min(present, key=lambda name: median(raw[name][figure.against_quantity]))
         others = raw[against][figure.against_quantity]
-        both = min(len(values), len(others))
-        values = paired(figure.compare, values[:both], others[:both])
+        values = paired(figure.compare, values, others)
     values = [figure.scale * value for value in values]
     middle = median(values)
     return Outcome(

@@ -6,6 +6,7 @@ paths, and touch them.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,6 +17,7 @@ from gpublocks.contracts import Array
 
 __all__ = [
     "difference_of_gaussians",
+    "do_block",
     "threaded_files",
     "threaded_loop",
     "times_two",
@@ -67,22 +69,30 @@ def threaded_loop(
     block : sequence of int
         Shape of a block without its halo; 0 means the whole axis.
     """
-
-    def do(corner: Sequence[int]) -> None:
-        read, crop, valid = [], [], []
-        for start, length, around, size in zip(corner, sides, halo, source.shape, strict=True):
-            stop = min(start + length, size)
-            lower = max(0, start - around)
-            read.append(slice(lower, min(size, stop + around)))
-            crop.append(slice(start - lower, stop - lower))
-            valid.append(slice(start, stop))
-        sink[tuple(valid)] = function(source[tuple(read)])[tuple(crop)]
-
     sides = [length or size for length, size in zip(block, source.shape, strict=True)]
     corners = product(*[range(0, n, side) for n, side in zip(source.shape, sides, strict=True)])
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(do, corners):
+        for _ in pool.map(partial(do_block, function, source, sink, sides, halo), corners):
             pass
+
+
+def do_block(
+    function: Callable[[Array], Array],
+    source: Array,
+    sink: Array,
+    block: Sequence[int],
+    halo: Sequence[int],
+    corner: Sequence[int],
+) -> None:
+    """Do the block that begins at a corner: slice with halo, call, crop, assign."""
+    read, crop, valid = [], [], []
+    for start, length, around, size in zip(corner, block, halo, source.shape, strict=True):
+        stop = min(start + length, size)
+        lower = max(0, start - around)
+        read.append(slice(lower, min(size, stop + around)))
+        crop.append(slice(start - lower, stop - lower))
+        valid.append(slice(start, stop))
+    sink[tuple(valid)] = function(source[tuple(read)])[tuple(crop)]
 
 
 def threaded_files(

@@ -51,6 +51,7 @@ def measure_ways(
     tell: Callable[[str], None],
     failures: dict[str, str] | None = None,
     deadline: float = math.inf,
+    end: float = math.inf,
 ) -> dict[str, dict[str, list[float]]]:
     """Measure all ways by turns: A B C, C B A, A B C ...
 
@@ -72,6 +73,8 @@ def measure_ways(
         Gets the reason for each way that failed and `may_fail`; it is not measured any more.
     deadline : float
         By `time.monotonic`: no round but the first begins after it.
+    end : float
+        No way that `may_fail` begins its first measurement after it.
 
     Returns
     -------
@@ -97,7 +100,8 @@ def measure_ways(
                 break
             tell(f"round {number + 1} of {rounds}")
             for way in repeated if number % 2 == 0 else reversed(repeated):
-                if way.name in failures or (way.once and number):
+                late = way.may_fail and way.name not in found and time.monotonic() > end
+                if way.name in failures or late:
                     continue
                 try:
                     if way.fresh:

@@ -79,6 +79,7 @@ def _sites(results: Mapping[str, Any], stated: Stated, work: Work) -> dict[str, 
     with_gpus = replace(
         here,
         workers=stated.gpus,
+        gpus=True,
         block=tuple(min(stated.gpu_block, size) for size in work.shape),
         voxels_per_second=stated.gpu_voxels_per_second,
         cell_seconds=lines["threads"].cell,

@@ -80,7 +80,7 @@ def _forecast_table(results: Mapping[str, Any]) -> Table:
                 "x".join(map(str, found["site"]["block"])),
                 str(found["cells"]),
                 f"{found['over_read']:.2f}",
-                *[_time(found["parts"].get(part)) for part in names],
+                *[_part(found, part) for part in names],
                 f"{'' if known else 'at least '}{_time(found['seconds'])}, {found['bound']}",
             )
         )
@@ -94,7 +94,9 @@ def _assumptions(results: Mapping[str, Any]) -> Iterator[str]:
     sites = results["forecast"]["sites"]
     here = next(iter(sites.values()))["site"]
     gpus = list(sites.values())[-1]["site"]
-    stated = "not stated (--gpu-voxels-per-second), so that computing is left out"
+    stated = (
+        "how much a GPU computes is not stated (--gpu-voxels-per-second): computing is left out"
+    )
     rate = gpus["voxels_per_second"]
     link = gpus["link_per_second"]
     yield "assumed:"
@@ -102,9 +104,15 @@ def _assumptions(results: Mapping[str, Any]) -> Iterator[str]:
         f"- a CPU computes {here['voxels_per_second'] / 1e6:.1f} million voxels/s: measured here "
         f"over {SIDE}^3 voxels, in one thread while others idled"
     )
-    yield f"- a GPU computes {stated if rate is None else f'{rate:.3g} voxels/s: as stated'}"
-    told = "not stated, so that the link is left out"
-    yield f"- a GPU is linked at {told if link is None else f'{_per_second(link)}: as stated'}"
+    yield f"- {stated if rate is None else f'a GPU computes {rate:.3g} voxels/s: as stated'}"
+    told = "how fast a GPU is linked is not stated (--gpu-link): the link is left out"
+    linked = "" if link is None else f"a GPU is linked at {_per_second(link)}: as stated"
+    yield f"- {linked or told}"
+    block = " x ".join(map(str, gpus["block"]))
+    yield (
+        f"- blocks of {block} voxels fit into the memory of a GPU with their halos, their results "
+        "and what the function takes beside (--gpu-block): not held against any GPU"
+    )
     yield (
         f"- storage gives each node {_per_second(here['storage_per_second'])} for reading and "
         "writing together: the slower of both as measured here, or as stated; so many times that "
@@ -125,6 +133,13 @@ def _assumptions(results: Mapping[str, Any]) -> Iterator[str]:
         "- several nodes: a run on each, over its own part of the blocks, started by hand or by a "
         "scheduler at the same time"
     )
+
+
+def _part(found: Mapping[str, Any], part: str) -> str:
+    """Return the time of a part: ``-`` where there is none, ``?`` where it is not known."""
+    if part == "link" and not found["site"]["gpus"]:
+        return "-"
+    return _time(found["parts"].get(part))
 
 
 def _per_second(rate: float) -> str:

@@ -3,11 +3,13 @@
 import gc
 import json
 import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpublocks.bench.loading import load
 
@@ -15,7 +17,7 @@ __all__ = ["serve_requests"]
 
 
 def serve_requests() -> None:
-    """Answer requests, one line of JSON each, until the standard input ends.
+    """Answer requests, one line of JSON each, until the standard input ends, or an interrupt.
 
     ``{"import": [names]}`` imports modules. ``{"load": [program, folder, options]}`` makes a
     program, and ``{"do": name}`` calls a method of it. The answer is ``{"value": …}`` or
@@ -27,6 +29,11 @@ def serve_requests() -> None:
     # Whatever a program prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    with suppress(KeyboardInterrupt):
+        _answer(answers)
+
+
+def _answer(answers: TextIO) -> None:
     program: Any = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -66,7 +73,10 @@ def _fork() -> int:
     pid = os.fork()
     if not pid:
         return os.getpid()
+    # An interrupt is for the copy, whose end this process tells.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     _, ended = os.waitpid(pid, 0)
+    signal.signal(signal.SIGINT, before)
     status = os.waitstatus_to_exitcode(ended)
     if status:
         raise ChildProcessError(f"its process ended with status {status}")

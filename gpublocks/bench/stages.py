@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from gpublocks.bench.case import Way
 __all__ = ["Copy", "Nursery", "Stage"]
 
 _CLOSE_SECONDS = 30
+_STOP_SECONDS = 5
+"""What is interrupted may take so long to clean up."""
 _SERVE = "from gpublocks.bench import serve; serve()"
 
 
 class _Server:
-    """A process that obeys `gpublocks.bench.stage.serve_requests`."""
+    """A process that obeys `gpublocks.bench.stage.serve_requests`.
+
+    It and its descendants have a process group of their own: an interrupt from the terminal is for
+    the process that measures, which then stops them.
+    """
 
     def __init__(self) -> None:
         path = os.pathsep.join([entry or os.getcwd() for entry in sys.path])
@@ -28,11 +35,16 @@ class _Server:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
             text=True,
+            start_new_session=True,
         )
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def ask(self, name: str, request: Mapping[str, Any]) -> Any:
         """Return the answer to a request.
@@ -50,7 +62,7 @@ class _Server:
         except BrokenPipeError:
             pass
         line = self._process.stdout.readline()
-        if not line:
+        if not line.endswith("\n"):
             status = self._process.wait()
             raise RuntimeError(f"{name}: its process ended with status {status}")
         answer = json.loads(line)
@@ -59,15 +71,40 @@ class _Server:
         return answer["value"]
 
     def close(self) -> None:
+        """Let it end, and wait for it."""
+        self._wait(_CLOSE_SECONDS)
+
+    def stop(self) -> None:
+        """Interrupt it and its descendants, and end what is left of them."""
+        self._signal("SIGINT")
+        self._wait(_STOP_SECONDS)
+        self._signal("SIGKILL")
+
+    def leave(self, exception: object) -> None:
+        """Close it, or stop it where more than a failure ends the with block."""
+        if exception is None or isinstance(exception, Exception):
+            self.close()
+        else:
+            self.stop()
+
+    def _wait(self, seconds: float) -> None:
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
-            self._process.wait(_CLOSE_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal("SIGKILL")
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _signal(self, name: str) -> None:
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, getattr(signal, name))
+        else:
+            self._process.kill()
 
 
 class Stage:
@@ -90,8 +127,8 @@ class Stage:
         self._server = _Server()
         try:
             self._server.ask(way.name, _load(way, folder))
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._server.leave(error)
             raise
 
     @property
@@ -117,7 +154,7 @@ class Stage:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._server.leave(exception[1])
 
 
 class Copy:
@@ -139,12 +176,13 @@ class Copy:
     def __init__(self, server: _Server, way: Way, folder: Path) -> None:
         self._name = way.name
         self._server = server
-        self._open = True
-        self.pid: int = server.ask(way.name, {"fork": True})
+        self._open = False
         try:
+            self.pid: int = server.ask(way.name, {"fork": True})
+            self._open = True
             self._ask(_load(way, folder))
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._leave(error)
             raise
 
     def do(self, method: str) -> Any:
@@ -161,7 +199,19 @@ class Copy:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._leave(exception[1])
+
+    def _leave(self, exception: object) -> None:
+        if exception is None:
+            self.close()
+        elif isinstance(exception, Exception):
+            # Why it is left says more than that the copied process died too.
+            with suppress(RuntimeError):
+                self.close()
+        else:
+            # The answer to what it was asked last would be taken for that to its end.
+            self._open = False
+            self._server.stop()
 
     def _ask(self, request: Mapping[str, Any]) -> Any:
         try:
@@ -191,7 +241,7 @@ class Nursery:
 
     def _server(self, way: Way) -> _Server:
         server = self._servers.get(way.imports)
-        if server is None:
+        if server is None or not server.alive:
             server = _Server()
             self._stack.callback(server.close)
             server.ask(way.name, {"import": list(way.imports)})

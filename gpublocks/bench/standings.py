@@ -69,10 +69,14 @@ def standings(result: Mapping[str, Any], floors: Mapping[str, float]) -> list[St
 
 
 def ideal_seconds(result: Mapping[str, Any], floors: Mapping[str, float]) -> float | None:
-    """Return the time that cannot be beaten by blocks: a part of the whole array for each worker.
+    """Return the longest of the times that no run over blocks is expected to beat.
 
-    Or else that of moving each voxel once through memory, if this is longer. None if the whole
-    array was not measured.
+    * A part of the whole array's time for each worker. Where files are compressed that
+      one is decoded and encoded by another library: there it is a measure rather than a bound.
+    * That of moving each voxel once out of memory and once into it.
+    * That of writing what is not compressed to the disk.
+
+    None if the whole array was not measured.
     """
     whole = result["raw"].get(WHOLE, {}).get("seconds")
     if not whole:
@@ -80,7 +84,9 @@ def ideal_seconds(result: Mapping[str, Any], floors: Mapping[str, float]) -> flo
     parameters, copied = result["parameters"], floors.get("copied_per_second")
     # What is copied is moved twice: out of memory, and into it.
     moving = parameters["moved_bytes"] / (2 * copied) if copied else 0.0
-    ideal: float = max(median(whole) / parameters["workers"], moving)
+    written = floors.get("written_per_second")
+    writing = parameters.get("written_bytes", 0) / written if written else 0.0
+    ideal: float = max(median(whole) / parameters["workers"], moving, writing)
     return ideal
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from gpublocks.bench.standings import Standing, standings
 from gpublocks.budget import format_bytes
 
-__all__ = ["Table", "as_text", "number", "print_tables", "result_tables"]
+__all__ = ["Table", "as_text", "floors_text", "number", "print_tables", "result_tables"]
 
 _WIDEST = 100
 _HEAD = (
@@ -104,6 +104,8 @@ def _peers_table(case: Mapping[str, Any], floors: Mapping[str, float]) -> Table:
     title = f"{case['name']}: {case['measures']}"
     if "missing" in case:
         return Table(title, ("not measured",), ((f"{case['missing']} is not installed",),))
+    if "skipped" in case:
+        return Table(title, ("not measured",), ((case["skipped"],),))
     if "error" in case:
         return Table(title, ("failed",), ((case["error"],),))
     parameters = case["parameters"]
@@ -114,8 +116,15 @@ def _peers_table(case: Mapping[str, Any], floors: Mapping[str, float]) -> Table:
         f"{case['rounds']} rounds",
         _HEAD,
         tuple(_row(standing) for standing in found),
-        (*_verdict(found), *[f"failed: {text}" for text in case["failures"].values()]),
+        tuple(_notes(case, found)),
     )
+
+
+def _notes(case: Mapping[str, Any], found: Sequence[Standing]) -> Iterator[str]:
+    yield from _verdict(found)
+    yield from (f"failed: {text}" for text in case["failures"].values())
+    if late := case.get("left_out"):
+        yield f"left out, since time was over: {', '.join(late)}"
 
 
 def _row(one: Standing) -> tuple[str, ...]:
@@ -165,6 +174,8 @@ def promises_table(cases: Sequence[Mapping[str, Any]]) -> Table:
     for case in cases:
         if "error" in case:
             rows.append((case["name"], "failed", "", "", "", "", case["error"]))
+        if "skipped" in case:
+            rows.append((case["name"], "not measured", "", "", "", "", case["skipped"]))
         for figure in case.get("figures", ()):
             rows.append(
                 (

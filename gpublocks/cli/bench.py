@@ -1,9 +1,7 @@
 """The command `bench`: measure cases, compare results. Touches what is measured, and JSON files."""
 
 import argparse
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,18 +11,17 @@ from typing import Any
 
 from gpublocks import bench
 from gpublocks.bench.comparing import THRESHOLD
+from gpublocks.bench.saved import check_folder, check_output, read_results, write_results
+from gpublocks.bench.terminating import terminable
 from gpublocks.budget import parse_bytes
-from gpublocks.errors import PlanError, SinkError, SourceError
+from gpublocks.errors import PlanError
 
 __all__ = [
     "add_commands",
     "bench_installed",
-    "check_output",
     "do",
     "positive",
-    "read_results",
     "teller",
-    "write_results",
 ]
 
 _GROUPS = ("peers", "promises")
@@ -104,9 +101,8 @@ def do(given: argparse.Namespace, *, peers: "Sequence[bench.Peer]", facts: dict[
         return _compare(given)
     if given.task == "list":
         return _list(peers)
-    if given.scaling:
-        return _scale(given, facts)
-    return _run(given, peers, facts)
+    with terminable():
+        return _scale(given, facts) if given.scaling else _run(given, peers, facts)
 
 
 def _scale(given: argparse.Namespace, facts: dict[str, Any]) -> int:
@@ -119,6 +115,7 @@ def _scale(given: argparse.Namespace, facts: dict[str, Any]) -> int:
     if given.names or given.plot is not None:
         raise PlanError("--scaling measures no cases, and draws no picture of them")
     check_output(given.output)
+    check_folder(given.folder)
     stated = Stated(
         volume_bytes=given.volume,
         gpus=given.gpus,
@@ -169,10 +166,11 @@ def _run(given: argparse.Namespace, peers: "Sequence[bench.Peer]", facts: dict[s
 
     chosen = _chosen(bench.cases(quick=given.quick, peers=peers), given.names)
     check_output(given.output)
+    check_folder(given.folder)
     if given.plot is not None:
         from gpublocks.bench.charts import check_chart
 
-        check_chart(given.plot)
+        check_chart(given.plot, [case.group for case in chosen])
     results = bench.run(
         chosen,
         quick=given.quick,
@@ -213,54 +211,21 @@ def _chosen(cases: Sequence[Any], names: Sequence[str]) -> list[Any]:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from gpublocks.bench.comparing import change_tables, changes, slower
+    from gpublocks.bench.comparing import change_tables, changes, gaps, slower
     from gpublocks.bench.tables import print_tables
 
     before, after = read_results(given.before), read_results(given.after)
     found = changes(before, after, threshold=given.threshold)
-    if not found:
-        raise PlanError(f"{given.before} and {given.after} have no figure in common")
+    if not {case["name"] for case in before["cases"]} & {case["name"] for case in after["cases"]}:
+        raise PlanError(f"{given.before} and {given.after} have no case in common")
     print_tables(change_tables(before, after, found))
     worse = slower(found)
     for change in worse:
         print(f"slower: {change.case}, {change.label}: {change.ratio:.2f} times as much")
-    return 1 if worse else 0
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """Return the results in a JSON file.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be read, or holds none.
-    """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SourceError(f"{path} is no JSON: {error}") from error
-    cases = results.get("cases") if isinstance(results, dict) else None
-    if not isinstance(cases, list) or not all(isinstance(c, dict) and "name" in c for c in cases):
-        raise SourceError(f"{path} has no results of cases; give a file of 'run -o'")
-    found: dict[str, Any] = results
-    return found
-
-
-def check_output(path: Path | None) -> None:
-    """Raise `SinkError` if a file cannot be written there."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise SinkError(f"no such folder: {path.absolute().parent}")
-
-
-def write_results(path: Path | None, results: dict[str, Any]) -> None:
-    """Write results as JSON, if there is a place for them."""
-    if path is None:
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    lacking = gaps(before, after)
+    for gap in lacking:
+        print(gap.text)
+    return 1 if worse or any(gap.broke for gap in lacking) else 0
 
 
 def teller() -> Teller:
