@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _measure_chunked(given: argparse.Namespace) -> int:
     except RuntimeError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    write_results(given.output, {"commit": _commit(), **bench.facts(), "chunked": found})
+    write_results(given.output, {**_facts(), "chunked": found})
     print(chunked.as_text(found))
     return 0
 
@@ -83,9 +84,15 @@ def _measure_filters(given: argparse.Namespace) -> int:
         found = filters.measure(
             chosen, side=given.side, rounds=given.rounds, folder=given.folder, tell=teller()
         )
-    write_results(given.output, {"commit": _commit(), **bench.facts(), "filters": found})
+    write_results(given.output, {**_facts(), "filters": found})
     print(filters.as_text(found))
     return 0
+
+
+def _facts() -> dict[str, Any]:
+    """Return what should be known beside any figure."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"commit": _commit(), "date": now, **bench.facts()}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -57,6 +57,9 @@ class Way:
         Modules that such a process may have imported before.
     may_fail : bool
         Whether the others are measured even if it fails, or if there is no time for it.
+    apart : bool
+        Whether memory is sampled in a first call, which is not timed: sampling takes a third of a
+        processor.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Way:
     fresh: bool = False
     imports: tuple[str, ...] = ()
     may_fail: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,7 @@ def _our_way(
         },
         fresh=True,
         imports=_imports((), suffix),
+        apart=True,
     )
 
 
@@ -221,6 +222,7 @@ def _peer_way(peer: Peer, work: Work, shape: tuple[int, ...], suffix: str, worke
         fresh=True,
         imports=_imports(peer.needs, suffix),
         may_fail=True,
+        apart=True,
     )
 
 

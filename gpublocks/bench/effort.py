@@ -20,6 +20,8 @@ class Effort:
     ----------
     root : int
         Process whose descendants count too.
+    memory : bool
+        Whether memory is sampled, which takes time.
 
     Attributes
     ----------
@@ -28,16 +30,17 @@ class Effort:
         system tells.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, *, memory: bool = True) -> None:
         self._root = root
-        self._peak = Peak(root)
+        self._peak = Peak(root) if memory else None
         self._before = 0.0
         self._stack = ExitStack()
         self.found: dict[str, float] = {}
 
     def __enter__(self) -> "Effort":
         if sys.platform == "linux":
-            self._stack.enter_context(self._peak)
+            if self._peak is not None:
+                self._stack.enter_context(self._peak)
             self._before = tree_seconds(self._root)
         return self
 
@@ -45,7 +48,8 @@ class Effort:
         if sys.platform == "linux":
             self.found["cpu_seconds"] = tree_seconds(self._root) - self._before
             self._stack.close()
-            self.found["peak_bytes"] = float(self._peak.bytes)
+            if self._peak is not None:
+                self.found["peak_bytes"] = float(self._peak.bytes)
 
 
 def tree_seconds(root: int) -> float:

@@ -37,6 +37,12 @@ class StageLike(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
+class Watch(Protocol):
+    """Returns what watches a process: see `gpublocks.bench.effort.Effort`."""
+
+    def __call__(self, root: int, *, memory: bool) -> Sampler: ...
+
+
 Open = Callable[[Way, Path], StageLike]
 
 
@@ -47,7 +53,7 @@ def measure_ways(
     *,
     rounds: int,
     stage: Open = Stage,
-    sampler: Callable[[int], Sampler] = Effort,
+    sampler: Watch = Effort,
     tell: Callable[[str], None],
     failures: dict[str, str] | None = None,
     deadline: float = math.inf,
@@ -79,7 +85,7 @@ def measure_ways(
     Returns
     -------
     dict
-        By way and quantity a list with one number for each round.
+        By way and quantity a list with one number for each round, or the first one.
 
     Raises
     ------
@@ -105,7 +111,7 @@ def measure_ways(
                     continue
                 try:
                     if way.fresh:
-                        measured = _afresh(way, stage, folder, sampler)
+                        measured = _afresh(way, stage, folder, sampler, number)
                     else:
                         measured = _once(kept[way.name])
                 except RuntimeError as error:
@@ -164,12 +170,23 @@ def _once(stage: StageLike, *, check: bool = False) -> dict[str, float]:
     return measured
 
 
-def _afresh(
-    way: Way, stage: Open, folder: Path, sampler: Callable[[int], Sampler]
+def _afresh(way: Way, stage: Open, folder: Path, sampler: Watch, number: int) -> dict[str, float]:
+    """Measure a way in a new process; in its first round twice, if memory is sampled apart."""
+    if not way.apart:
+        return _watched(way, stage, folder, sampler, memory=True)
+    first: dict[str, float] = {}
+    if number == 0:
+        found = _watched(way, stage, folder, sampler, memory=True)
+        first = {name: value for name, value in found.items() if name == "peak_bytes"}
+    return {**_watched(way, stage, folder, sampler, memory=False), **first}
+
+
+def _watched(
+    way: Way, stage: Open, folder: Path, sampler: Watch, *, memory: bool
 ) -> dict[str, float]:
     with stage(way, folder) as opened:
         opened.do("prepare")
-        with sampler(opened.pid) as watched:
+        with sampler(opened.pid, memory=memory) as watched:
             measured: dict[str, float] = opened.do("act")
         opened.do("check")
     return {**measured, **watched.found}

@@ -22,6 +22,8 @@ _LIBRARIES = (
     "distributed",
     "scikit-image",
     "cubed",
+    "numba",
+    "simpleitk",
 )
 
 

@@ -113,7 +113,7 @@ def _peers_table(case: Mapping[str, Any], floors: Mapping[str, float]) -> Table:
     found = standings(case, floors)
     return Table(
         f"{title}, {shape} {parameters['dtype']}, {parameters['workers']} workers, "
-        f"{case['rounds']} rounds",
+        f"{case['rounds']} round{'s' if case['rounds'] > 1 else ''}",
         _HEAD,
         tuple(_row(standing) for standing in found),
         tuple(_notes(case, found)),
