@@ -62,8 +62,6 @@ class TestNormalizeLocalContrast(FilterContract):
 
 
 class TestLocalThreshold(FilterContract):
-    attempts = 60
-
     def examples(self, ndim: int) -> st.SearchStrategy[Example]:
         offsets = st.sampled_from([0.0, 2.5])
         sizes = st.sampled_from([2, 3, 5])

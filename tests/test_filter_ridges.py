@@ -90,7 +90,6 @@ class MeasureContract(FilterContract):
 
 
 class TestFrangi(MeasureContract):
-    attempts = 200
     agreement = 2e-5
     across = 1e-6
     scale = staticmethod(lambda array: 1.0)

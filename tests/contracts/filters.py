@@ -217,7 +217,7 @@ class FilterContract:
         check()
         assert any(seen)
 
-    attempts = 30
+    attempts = 200
     """So many random arrays are tried to find one where the farthest voxel matters."""
 
     def _noise(self, rng: np.random.Generator, shape: tuple[int, ...], attempt: int) -> Array:
