@@ -5,18 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpublocks.budget import format_bytes
-from gpublocks.spans import STEPS, Spans
+from gpublocks.spans import DOING, STEPS, Spans
 from gpublocks.verdict import Verdict, judge
 
 __all__ = ["Incident", "Record"]
 
-_DOING = {
-    "read": "reading",
-    "copy in": "copying in",
-    "compute": "computing",
-    "copy out": "copying out",
-    "write": "writing",
-}
 _OFTEN = 1.15
 """Voxels that are read for each voxel, or times that a piece is decoded, from which on it helps to
 do that less."""
@@ -168,7 +161,7 @@ class Record:
             )
         if verdict.bound == "wait":
             return f"bound by nothing: workers waited for {part}; {self._less_waiting(verdict)}"
-        return f"bound by {_DOING[verdict.bound]}: {part}; {self._help(verdict.bound)}"
+        return f"bound by {DOING[verdict.bound]}: {part}; {self._help(verdict.bound)}"
 
     def _less_waiting(self, verdict: Verdict) -> str:
         computing = [len(g.lanes) for g in verdict.groups if "compute" in g.shares]
@@ -251,7 +244,7 @@ def _named(lanes: tuple[str, ...]) -> str:
 
 
 def _shares(shares: Mapping[str, float]) -> str:
-    told = [f"{_DOING[step]} {100 * share:.0f} %" for step, share in shares.items()]
+    told = [f"{DOING[step]} {100 * share:.0f} %" for step, share in shares.items()]
     return ", ".join([*told, f"idle {100 * max(0.0, 1 - sum(shares.values())):.0f} %"])
 
 
@@ -259,7 +252,7 @@ def _waits(waits: Mapping[str, float]) -> str:
     names = {"turn": "for their turn", "no cells": "with no blocks left"}
     ordered = sorted(waits.items(), key=lambda item: -item[1])
     told = [
-        f"{100 * part:.0f} % {names.get(name) or f'for {_DOING[name]}'}"
+        f"{100 * part:.0f} % {names.get(name) or f'for {DOING[name]}'}"
         for name, part in ordered
         if part >= 0.005
     ]

@@ -9,10 +9,18 @@ import numpy.typing as npt
 
 from gpublocks.contracts import Span, Step
 
-__all__ = ["STEPS", "Spans", "Table"]
+__all__ = ["DOING", "STEPS", "Spans", "Table"]
 
 STEPS: tuple[Step, ...] = get_args(Step)
 """In their order."""
+DOING = {
+    "read": "reading",
+    "copy in": "copying in",
+    "compute": "computing",
+    "copy out": "copying out",
+    "write": "writing",
+}
+"""What they are called in sentences and legends."""
 
 _KINDS = {"cell": "q", "step": "B", "lane": "H", "start": "d", "stop": "d", "nbytes": "q"}
 

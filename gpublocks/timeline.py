@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gpublocks.errors import GpublocksError, PlanError, SinkError
 from gpublocks.gaps import TURN, gaps_of
 from gpublocks.records import Record
-from gpublocks.spans import STEPS
+from gpublocks.spans import DOING, STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,13 +23,6 @@ _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677")
 _NOBODY = "#bbbbbb"
 _INCIDENT = "#aa3377"
 _WAIT_COLOURS = {TURN: _NOBODY, **dict(enumerate(_COLOURS))}
-_NAMES = {
-    "read": "reading",
-    "copy in": "copying in",
-    "compute": "computing",
-    "copy out": "copying out",
-    "write": "writing",
-}
 _WIDTH, _LANE, _MARGIN = 14.0, 0.36, 1.9
 """Inches: the picture, a lane, what is above and below the lanes of a run."""
 _MOST_LANES = 64
@@ -124,7 +117,7 @@ def _draw_legend(figure: Any) -> None:
     from matplotlib.patches import Patch
 
     patches: list[Any] = [
-        Patch(facecolor=colour, label=_NAMES[step])
+        Patch(facecolor=colour, label=DOING[step])
         for step, colour in zip(STEPS, _COLOURS, strict=True)
     ]
     patches += [

@@ -24,6 +24,7 @@ from gpublocks.filters.parameters import (
     PerAxis,
     border,
     number,
+    reach,
     sigmas,
     sizes,
     spread,
@@ -108,7 +109,7 @@ def bilateral(
             f"sigma_spatial is {sigma_spatial!r} and size {size!r}; give size 1 where sigma is 0"
         )
     colour = float(number("sigma_color", sigma_color, above=0))
-    halo = tuple([v // 2 for v in window]) if isinstance(window, tuple) else window // 2
+    halo = reach(window)
     operation = partial(
         _bilateral, sigma=lengths, size=window, colour=colour, border=border(mode, cval)
     )

@@ -1,16 +1,20 @@
 """Windows that are boxes or have any other shape, and the extremes of what is in them. Pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
+from gpublocks.filters.dtypes import same
 from gpublocks.filters.engines.footprint_extremes import extremes_of_footprint
 from gpublocks.filters.engines.windows import around, extremes
 from gpublocks.filters.parameters import Border, Span, sizes
-from gpublocks.filters.steps import Halo
+from gpublocks.filters.steps import Halo, Step
 
 __all__ = [
     "Element",
@@ -22,6 +26,7 @@ __all__ = [
     "extreme",
     "of_shape",
     "opened",
+    "step_of",
 ]
 
 _SIZE = 3
@@ -144,3 +149,32 @@ def opened(array: Any, window: Element, border: Border) -> Any:
 def closed(array: Any, window: Element, border: Border) -> Any:
     """Return the eroded dilation."""
     return eroded(dilated(array, window, border), window, border, reuse=True)
+
+
+def step_of(
+    operation: Callable[[Any, Element, Border], Any],
+    window: Element,
+    border: Border,
+    memory: Callable[[DType], float],
+    *,
+    both: bool = False,
+) -> Step:
+    """Return the step of an operation with a window, which keeps the type.
+
+    Parameters
+    ----------
+    both : bool
+        Whether it looks once and then again the other way, as openings do.
+    """
+    return Step(
+        partial(_apply, operation=operation, window=window, border=border),
+        halo=window.halo(both=both),
+        dtype=same,
+        memory=memory,
+    )
+
+
+def _apply(
+    array: Any, dtype: DType, *, operation: Callable[..., Any], window: Element, border: Border
+) -> Any:
+    return operation(array, window, border)

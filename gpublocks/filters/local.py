@@ -11,7 +11,16 @@ from gpublocks.errors import PlanError
 from gpublocks.filters.dtypes import Always, Rule, conversion_bytes, rule, wide
 from gpublocks.filters.engines.correlating import Weights, correlate, correlation_bytes
 from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
-from gpublocks.filters.parameters import Border, PerAxis, border, number, sigmas, sizes, spread
+from gpublocks.filters.parameters import (
+    Border,
+    PerAxis,
+    border,
+    number,
+    reach,
+    sigmas,
+    sizes,
+    spread,
+)
 from gpublocks.filters.steps import Step, maker
 
 __all__ = ["local_threshold", "normalize_local_contrast"]
@@ -84,7 +93,7 @@ def normalize_local_contrast(
     least = number("eps", eps, above=0)
     if size is not None:
         lengths = sizes(size, voxel_size)
-        weights, halo = partial(_box, size=lengths), _half(lengths)
+        weights, halo = partial(_box, size=lengths), reach(lengths)
     else:
         lengths = sigmas(sigma, voxel_size)
         weights, halo = partial(_bell, sigma=lengths), gaussian_reach(lengths, _TRUNCATE)
@@ -151,10 +160,6 @@ def _bell(ndim: int, sigma: Any) -> dict[int, Weights]:
         for axis, length in lengths
         if length > LEAST_SIGMA
     }
-
-
-def _half(size: Any) -> Any:
-    return tuple([length // 2 for length in size]) if isinstance(size, tuple) else size // 2
 
 
 @maker
@@ -239,7 +244,7 @@ def local_threshold(
             offset=checked,
             border=beyond,
         ),
-        halo=_half(lengths),
+        halo=reach(lengths),
         dtype=truth,
         memory=Always(24.0 if method == "mean" else _MOMENT_BYTES),
     )

@@ -4,12 +4,20 @@ The type of the result is that of the array.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from gpublocks.contracts import DType
-from gpublocks.filters.dtypes import comparable_bytes, same
-from gpublocks.filters.elements import Element, closed, dilated, element, eroded, extreme, opened
+from gpublocks.filters.dtypes import comparable_bytes
+from gpublocks.filters.elements import (
+    Element,
+    closed,
+    dilated,
+    element,
+    eroded,
+    extreme,
+    opened,
+    step_of,
+)
 from gpublocks.filters.parameters import Border, border
 from gpublocks.filters.steps import Step, maker
 
@@ -309,22 +317,11 @@ def grey_closing(
 def _step(
     operation: Callable[..., Any], window: Element, border: Border, *, both: bool = False
 ) -> Step:
-    return Step(
-        partial(_apply, operation=operation, window=window, border=border),
-        halo=window.halo(both=both),
-        dtype=same,
-        memory=_memory,
-    )
+    return step_of(operation, window, border, _memory, both=both)
 
 
 def _memory(dtype: DType) -> float:
     return 2 * dtype.itemsize + comparable_bytes(dtype)
-
-
-def _apply(
-    array: Any, dtype: DType, *, operation: Callable[..., Any], window: Element, border: Border
-) -> Any:
-    return operation(array, window, border)
 
 
 def _minimum(array: Any, window: Element, border: Border) -> Any:

@@ -16,6 +16,7 @@ __all__ = [
     "border",
     "number",
     "per_axis",
+    "reach",
     "sigmas",
     "sizes",
     "spread",
@@ -143,6 +144,11 @@ def _scaled(name: str, value: Any, voxel_size: Any, rounded: Callable[[float], A
     if not isinstance(lengths, tuple):
         return rounded(lengths / steps)
     return tuple([rounded(length / step) for length, step in zip(lengths, steps, strict=True)])
+
+
+def reach(size: Any) -> Any:
+    """Return how far windows of so many voxels look, for all axes or for each."""
+    return tuple([length // 2 for length in size]) if isinstance(size, tuple) else size // 2
 
 
 def spread(name: str, value: Any, axes: int) -> tuple[Any, ...]:

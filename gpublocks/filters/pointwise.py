@@ -10,7 +10,7 @@ import numpy as np
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters.dtypes import Always, Rule, converted, limits, rule, same, wide
+from gpublocks.filters.dtypes import Always, Rule, converted, limits, rule, same, stored, wide
 from gpublocks.filters.engines.choice import engine_of
 from gpublocks.filters.engines.launching import launch
 from gpublocks.filters.engines.layouts import in_memory_order
@@ -243,7 +243,7 @@ def _pair(name: str, value: Any) -> tuple[float, float]:
 
 def _result_bytes(dtype: DType, result: Rule) -> float:
     found = result(dtype)
-    if _stored(found):
+    if stored(found):
         return float(found.itemsize + _short_bytes(dtype))
     return float(max(found.itemsize, _short_bytes(dtype)) + wide(dtype).itemsize)
 
@@ -255,7 +255,7 @@ def _rescale(
         out_range = limits(dtype) if dtype.kind in "iu" else (0.0, 1.0)
     first, last = out_range
     line = _Line(low, high, low, high - low, last - first, first)
-    return _line(array, dtype if _stored(dtype) else wide(array.dtype), line)
+    return _line(array, dtype if stored(dtype) else wide(array.dtype), line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,11 +272,6 @@ class _Line:
     @property
     def numbers(self) -> tuple[float, float, float, float, float, float]:
         return self.low, self.high, self.origin, self.unit, self.factor, self.offset
-
-
-def _stored(dtype: DType) -> bool:
-    """Tell whether engines round to a type by themselves."""
-    return dtype.kind in "iu" or dtype in (np.float32, np.float64)
 
 
 def _line(array: Any, dtype: DType, line: _Line) -> Any:

@@ -10,7 +10,7 @@ from gpublocks.errors import PlanError
 from gpublocks.filters.dtypes import same
 from gpublocks.filters.engines.footprints import Footprint, box, footprint_of, truth_values
 from gpublocks.filters.engines.ranking import ranked, ranking_bytes
-from gpublocks.filters.parameters import Border, border, number, sizes, spread
+from gpublocks.filters.parameters import Border, border, number, reach, sizes, spread
 from gpublocks.filters.steps import Step, maker
 
 __all__ = ["median", "percentile", "rank", "rank_of_percentile"]
@@ -185,7 +185,7 @@ def _step(
     beyond = border(mode, cval)
     if footprint is None:
         window = sizes(_SIZE if size is None else size, voxel_size)
-        halo = tuple(n // 2 for n in window) if isinstance(window, tuple) else window // 2
+        halo = reach(window)
         if isinstance(window, tuple):
             pick(prod(window))
     else:

@@ -7,12 +7,13 @@ from gpublocks.contracts import DType
 from gpublocks.filters.dtypes import Rule, rule, weighted, wide
 from gpublocks.filters.engines.correlating import correlate, correlation_bytes
 from gpublocks.filters.engines.gaussians import LEAST_SIGMA, gaussian_reach, gaussian_weights
-from gpublocks.filters.engines.windows import around, mean_bytes, means
+from gpublocks.filters.engines.windows import mean_bytes, means
 from gpublocks.filters.parameters import (
     Border,
     border,
     number,
     per_axis,
+    reach,
     sigmas,
     sizes,
     spread,
@@ -160,7 +161,7 @@ def uniform(
     (0, 2, 2)
     """
     lengths = sizes(size, voxel_size)
-    halo = tuple([max(around(n)) for n in lengths]) if isinstance(lengths, tuple) else lengths // 2
+    halo = reach(lengths)
     rounding = rule(dtype, weighted)
     beyond = border(mode, cval)
     return Step(

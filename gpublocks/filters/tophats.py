@@ -10,8 +10,8 @@ from typing import Any
 from gpublocks.arrays import array_namespace
 from gpublocks.contracts import DType
 from gpublocks.errors import ArgumentTypeError, PlanError
-from gpublocks.filters.dtypes import comparable_bytes, same
-from gpublocks.filters.elements import Element, closed, dilated, element, eroded, opened
+from gpublocks.filters.dtypes import comparable_bytes
+from gpublocks.filters.elements import Element, closed, dilated, element, eroded, opened, step_of
 from gpublocks.filters.engines.differences import difference
 from gpublocks.filters.parameters import Border, border
 from gpublocks.filters.steps import Step, maker
@@ -236,23 +236,12 @@ def _step(
     both: bool = False,
     arrays: int = 2,
 ) -> Step:
-    return Step(
-        partial(_apply, operation=operation, window=window, border=border),
-        halo=window.halo(both=both),
-        dtype=same,
-        memory=partial(_memory, arrays=arrays),
-    )
+    return step_of(operation, window, border, partial(_memory, arrays=arrays), both=both)
 
 
 def _memory(dtype: DType, *, arrays: int) -> float:
     """Return the bytes of so many arrays, and those that limit differences with a sign."""
     return (arrays + (dtype.kind == "i")) * dtype.itemsize + comparable_bytes(dtype)
-
-
-def _apply(
-    array: Any, dtype: DType, *, operation: Callable[..., Any], window: Element, border: Border
-) -> Any:
-    return operation(array, window, border)
 
 
 def _white(array: Any, window: Element, border: Border) -> Any:
